@@ -1,0 +1,32 @@
+"""Spatial transformers (Jaderberg et al., 2015) for PyTorch: transforms, sampler, the module, the paper's networks."""
+
+from stn.localisation import ConvTrunk, FCTrunk
+from stn.sampler import in_frame, sample
+from stn.transformer import SpatialTransformer, localisation_parameters
+from stn.transforms import (
+    Affine,
+    Attention,
+    Projective,
+    ThinPlateSpline,
+    Transform,
+    Translation,
+    regular_grid,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Affine",
+    "Attention",
+    "ConvTrunk",
+    "FCTrunk",
+    "Projective",
+    "SpatialTransformer",
+    "ThinPlateSpline",
+    "Transform",
+    "Translation",
+    "in_frame",
+    "localisation_parameters",
+    "regular_grid",
+    "sample",
+]

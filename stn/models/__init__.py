@@ -1,0 +1,1 @@
+"""The paper's networks, by the paper's names."""

@@ -1,0 +1,72 @@
+"""The spatial transformer: localisation network, grid generator and sampler in one module (paper section 3)."""
+
+from torch import Tensor, nn
+
+from stn.localisation import Head
+from stn.sampler import sample
+from stn.transforms import Transform
+
+__all__ = ["SpatialTransformer", "localisation_parameters"]
+
+
+class SpatialTransformer(nn.Module):
+    """Warps its input as its localisation network tells it to. Drops in anywhere in a network (section 3.4).
+
+    localisation: any module (B, C, H, W) -> (B, features) with an `out_features` attribute (a trunk of
+        `stn.localisation`), or an nn.Sequential whose last fully connected layer tells it.
+    transform: the family of warps; sizes the head and starts it at the identity (or at `start`).
+    out_size: (H, W) of the output, the input's where None. mode, padding: as in `stn.sampler.sample`.
+    raises: ValueError where the number of features cannot be told.
+    """
+
+    def __init__(
+        self,
+        localisation: nn.Module,
+        transform: Transform,
+        out_size: tuple[int, int] | None = None,
+        *,
+        mode: str = "bilinear",
+        padding: str = "zeros",
+        start: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.localisation = localisation
+        self.transform = transform
+        self.head = Head(_out_features(localisation), transform, start=start)
+        self.out_size = out_size
+        self.mode = mode
+        self.padding = padding
+
+    def forward(self, image: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """image: (B, C, H, W).   seen: what the localisation network looks at, the image unless given.
+
+        returns: the warped image (B, C, h, w) and theta (B, num_params), which may be fed forward.
+        """
+        theta = self.head(self.localisation(image if seen is None else seen))
+        h, w = self.out_size or (image.shape[-2], image.shape[-1])
+        return sample(image, self.transform.grid(theta, (h, w)), mode=self.mode, padding=self.padding), theta
+
+
+def localisation_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Every parameter that theta depends on, of all spatial transformers inside `model`, each once."""
+    found = {
+        id(parameter): parameter
+        for module in model.modules()
+        if isinstance(module, SpatialTransformer)
+        for part in (module.localisation, module.head)
+        for parameter in part.parameters()
+    }
+    return list(found.values())
+
+
+def _out_features(localisation: nn.Module) -> int:
+    features = getattr(localisation, "out_features", None)
+    if features is None:
+        linears = [module for module in localisation.modules() if isinstance(module, nn.Linear)]
+        features = linears[-1].out_features if linears else None
+    if features is None:
+        raise ValueError(
+            f"SpatialTransformer cannot tell how many features {type(localisation).__name__} gives: "
+            "set its `out_features` attribute."
+        )
+    return int(features)

@@ -1,0 +1,211 @@
+"""Transforms: from parameters theta to source coordinates (paper section 3.2).
+
+Convention, everywhere in this package: points are in (x, y) order, x to the right and y down; both frames run
+from -1 to 1 between the outer *edges* of the corner pixels (`align_corners=False`, so pixel centres of an axis of
+n pixels lie at (2 i + 1) / n - 1); theta maps **target to source**: each output pixel asks where in the input it
+comes from.
+
+A new transform is one class here with `num_params`, `identity` and `map_points`, and one YAML in configs/transform.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "Affine",
+    "Attention",
+    "Projective",
+    "ThinPlateSpline",
+    "Transform",
+    "Translation",
+    "regular_grid",
+]
+
+
+@lru_cache(maxsize=64)
+def regular_grid(
+    size: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The pixel centres of an image, in normalised coordinates. Cached: never write into it.
+
+    size: (H, W), or (D, H, W) for a volume.   returns: (H, W, 2) in (x, y) order, or (D, H, W, 3) in (x, y, z).
+    """
+    # A cached tensor must be an ordinary one even if the first caller is inside inference mode.
+    with torch.inference_mode(False):
+        axes = [(torch.arange(n, device=device, dtype=dtype) * 2 + 1) / n - 1 for n in size]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+
+
+def _in_float(theta: Tensor) -> Tensor:
+    """theta in at least float32: half precision would be off by 0.4 px at 224 (autocast included)."""
+    return theta if theta.dtype == torch.float64 else theta.float()
+
+
+class Transform(nn.Module):
+    """What every transform offers. Subclasses give `num_params`, `identity` and `map_points`."""
+
+    num_params: int
+
+    def identity(self) -> Tensor:
+        """The parameters that change nothing.   returns: (num_params,), float32."""
+        raise NotImplementedError
+
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        """Source coordinates of target points.
+
+        theta: (B, num_params), float32 or float64.   points: (N, 2), normalised.   returns: (B, N, 2).
+        """
+        raise NotImplementedError
+
+    def grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+        """Source coordinates of every output pixel: the sampling grid T_theta(G) (paper eq. 1).
+
+        theta: (B, num_params).   size: (H, W) of the output.   returns: (B, H, W, 2), float32 whatever autocast
+        says, or float64 for a float64 theta.   raises: ValueError for a theta of another shape.
+        """
+        if theta.ndim != 2 or theta.shape[1] != self.num_params:
+            raise ValueError(
+                f"{type(self).__name__} takes theta of shape (batch, {self.num_params}), not {tuple(theta.shape)}."
+            )
+        with torch.autocast(theta.device.type, enabled=False):
+            theta = _in_float(theta)
+            return self._map_grid(theta, (size[0], size[1])).reshape(len(theta), *size, 2)
+
+    def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+        """map_points at the pixel centres: (B, H * W, 2). The place for a transform's short cut."""
+        return self.map_points(theta, regular_grid(size, theta.device, theta.dtype).reshape(-1, 2))
+
+    def extra_repr(self) -> str:
+        return f"num_params={self.num_params}"
+
+
+class Affine(Transform):
+    """Any 2x3 affine map: theta = rows of [[a, b, tx], [c, d, ty]] (paper eq. 1)."""
+
+    num_params = 6
+
+    def identity(self) -> Tensor:
+        return torch.tensor([1.0, 0, 0, 0, 1, 0])
+
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        matrix = theta.reshape(-1, 2, 3)
+        return points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
+
+
+class Attention(Transform):
+    """Crop, isotropic scale and translation: theta = (s, tx, ty), [[s, 0, tx], [0, s, ty]] (paper eq. 2)."""
+
+    num_params = 3
+
+    def identity(self) -> Tensor:
+        return torch.tensor([1.0, 0, 0])
+
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        return theta[:, None, :1] * points + theta[:, None, 1:]
+
+
+class Translation(Transform):
+    """A window of fixed size: theta = (tx, ty), [[scale, 0, tx], [0, scale, ty]] (paper section 4.3, birds).
+
+    scale: the window's side as a share of the input's, the same for all images and not learnt.
+    The identity parameters (0, 0) put the window at the centre; only with scale 1 does that change nothing.
+    """
+
+    num_params = 2
+
+    def __init__(self, scale: float = 0.5) -> None:
+        super().__init__()
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"Translation needs a scale above 0 (a window's share of the image), not {scale}.")
+        self.scale = scale
+
+    def identity(self) -> Tensor:
+        return torch.zeros(2)
+
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        return self.scale * points + theta[:, None, :]
+
+    def extra_repr(self) -> str:
+        return f"num_params={self.num_params}, scale={self.scale}"
+
+
+class Projective(Transform):
+    """A homography with h33 = 1: theta = the first eight entries of the 3x3 matrix, row by row (section 3.2).
+
+    Points are divided by their third coordinate w; |w| below 1e-6 is held there, sign kept, so that a point on
+    the horizon lands far outside the image instead of at infinity.
+    """
+
+    num_params = 8
+
+    def identity(self) -> Tensor:
+        return torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0])
+
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        matrix = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).reshape(-1, 3, 3)
+        mapped = points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]  # (B, N, 3)
+        xy, w = mapped[..., :2], mapped[..., 2:]
+        return xy / torch.where(w < 0, w.clamp(max=-1e-6), w.clamp(min=1e-6))
+
+
+class ThinPlateSpline(Transform):
+    """Bookstein's thin plate spline through control points (section 3.2; Bookstein 1989).
+
+    control_points: (rows, columns) of the regular grid of target positions, corners at +-1 included. theta: the
+    source positions of these points, (x, y) each, row by row; the identity is the grid itself. No regularisation.
+    The spline is linear in theta, so its coefficients are solved for once, in float64; a grid is one product.
+    raises: ValueError for fewer than 2 points along a side.
+    """
+
+    def __init__(self, control_points: tuple[int, int] = (4, 4)) -> None:
+        super().__init__()
+        rows, columns = control_points
+        if rows < 2 or columns < 2:
+            raise ValueError(f"ThinPlateSpline needs at least 2 x 2 control points, not {rows} x {columns}.")
+        y, x = torch.meshgrid(
+            torch.linspace(-1, 1, rows, dtype=torch.float64),
+            torch.linspace(-1, 1, columns, dtype=torch.float64),
+            indexing="ij",
+        )
+        control = torch.stack([x.flatten(), y.flatten()], dim=1)  # (K, 2)
+        k = len(control)
+        # [[K, P], [P^T, 0]] (w, a) = (source, 0): the first K columns of the inverse give w and a from the source.
+        system = torch.zeros(k + 3, k + 3, dtype=torch.float64)
+        system[:, :k] = self._basis(control, control).T
+        system[:k, k:] = system[k:, :k].T
+        self.num_params = 2 * k
+        self.shape = (rows, columns)
+        # Not buffers: they follow from the constructor, and stay float64 on the CPU wherever the module goes.
+        self.control_points = control  # (K, 2)
+        self._solve = torch.linalg.inv(system)[:, :k].contiguous()
+        self._grid_weights: dict[tuple[tuple[int, int], torch.device, torch.dtype], Tensor] = {}
+
+    @staticmethod
+    def _basis(points: Tensor, control: Tensor) -> Tensor:
+        """(N, K + 3): U(r) = r^2 log r^2 to every control point, then 1, x, y. U(0) = 0, by its limit."""
+        r2 = (points[:, None] - control[None]).square().sum(-1)
+        return torch.cat([torch.special.xlogy(r2, r2), torch.ones_like(r2[:, :1]), points], dim=1)
+
+    def identity(self) -> Tensor:
+        return self.control_points.flatten().float()
+
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        return self._weights(points).to(theta) @ theta.reshape(len(theta), -1, 2)
+
+    def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+        key = (size, theta.device, theta.dtype)
+        if key not in self._grid_weights:  # the basis of a grid is the same for every theta: made once
+            points = regular_grid(size, "cpu", torch.float64).reshape(-1, 2)
+            with torch.inference_mode(False):
+                self._grid_weights[key] = self._weights(points).to(theta.device, theta.dtype)
+        return self._grid_weights[key] @ theta.reshape(len(theta), -1, 2)
+
+    def _weights(self, points: Tensor) -> Tensor:
+        """points: (N, 2).   returns: (N, K), how much each control point's source position counts at each point."""
+        return self._basis(points.detach().double().cpu(), self.control_points) @ self._solve
+
+    def extra_repr(self) -> str:
+        return f"num_params={self.num_params}, control_points={self.shape}"
