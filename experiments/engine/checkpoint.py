@@ -1,0 +1,58 @@
+"""Files that are whole or absent: checkpoints and results."""
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.engine.build import UserError
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Calls write(temporary path), then renames it to `path`: a kill at any moment leaves the old file or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=2, sort_keys=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """state: tensors, numbers, strings and containers of them, so that it loads with weights_only=True."""
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """raises: UserError where the file is not a checkpoint."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as a checkpoint ({error}): delete it to start the run anew.") from error
+
+
+def random_state() -> dict[str, Any]:
+    """Every global generator's state; streams keep their own beside it."""
+    version, numbers, gauss = random.getstate()
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [version, list(numbers), gauss]}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

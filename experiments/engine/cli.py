@@ -1,0 +1,78 @@
+"""What the command line says when something is wrong: one sentence, with the valid choices."""
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextlib.contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Ends the program with the message alone for errors that are the user's to mend, exit status 2."""
+    from experiments.engine.build import UserError
+
+    try:
+        yield
+    except (UserError, FileNotFoundError, FloatingPointError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command again goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
+
+
+def explain_bad_overrides(arguments: Sequence[str], *, config_dir: str, config_name: str) -> None:
+    """Ends the program, exit status 2, if an override names a key or an option that does not exist, listing those
+    that do. Hydra would refuse it too, but lists only options, not keys."""
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return  # hydra's own message points at the very character
+    groups = {path.name for path in (ROOT / config_dir).iterdir() if path.is_dir()}
+    chosen = []
+    for override in parsed:
+        key = override.key_or_group
+        if key in groups and not override.is_delete():
+            options = sorted(p.stem for p in (ROOT / config_dir / key).glob("*.yaml"))
+            values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
+            for value in map(str, values):
+                if value not in options:
+                    _refuse(f"{key}={value}: there is no such {key}", value, options)
+                chosen = [c for c in chosen if not c.startswith(f"{key}=")] + [f"{key}={value}"]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / config_dir), version_base="1.3"):
+        cfg = compose(config_name, overrides=chosen)
+    for override in parsed:
+        key = override.key_or_group
+        if key in groups or override.is_add() or override.is_force_add() or key.startswith("hydra"):
+            continue
+        node: object = cfg
+        path: list[str] = []
+        for part in key.split("."):
+            if not isinstance(node, DictConfig):
+                break
+            if part not in node:
+                where = ".".join(path) or "the configuration"
+                valid = sorted(str(k) for k in node if not str(k).startswith("_"))
+                if not path:
+                    valid = sorted({*valid, *groups})
+                _refuse(f"{key}: {where} has no key {part!r}", part, [".".join([*path, k]) for k in valid])
+            path.append(part)
+            node = OmegaConf.select(cfg, ".".join(path), throw_on_resolution_failure=False)
+
+
+def _refuse(problem: str, word: str, valid: list[str]) -> None:
+    close = difflib.get_close_matches(word, [v.rsplit(".", 1)[-1] for v in valid], n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    print(f"{problem}.{hint} Valid: {', '.join(valid)}.", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,293 @@
+"""One run, from a configuration to result.json."""
+
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from experiments.engine import checkpoint, rundir
+from experiments.engine.build import UserError, build
+from experiments.engine.loop import Training, seconds_per_step, train
+from experiments.engine.optim import make_optimizer
+from experiments.engine.tracking import MODES, Tracker
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16")
+CODE = ("train.py", "stn", "experiments", "configs")  # what a result depends on
+
+
+def run(cfg: DictConfig, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Trains and tests what `cfg` describes, or returns the result that already stands in its run directory.
+
+    overrides: the command line's, for the directory's name.   returns: the content of result.json.
+    raises: UserError with one sentence for what the user can mend.
+    """
+    check(cfg)
+    folder = rundir.run_dir(cfg, overrides)
+    config = rundir.identity(cfg)
+    with rundir.locked(folder):
+        result = rundir.finished(folder, config)
+        if result is not None:
+            log.info("%s is finished already (%s); skipped.", folder, _numbers(result["metrics"]))
+            return result
+        return _run(cfg, config, folder)
+
+
+def check(cfg: DictConfig) -> None:
+    """raises: UserError for a value that no part of the run would refuse clearly by itself."""
+    for key, value, valid in (
+        ("device", cfg.device, DEVICES),
+        ("trainer.precision", cfg.trainer.precision, PRECISIONS),
+        ("wandb.mode", cfg.wandb.mode, MODES),
+    ):
+        if value not in valid:
+            raise UserError(f"{key}={value} is not valid: choose one of {', '.join(valid)}.")
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no CUDA device: choose device=cpu or auto.")
+    for key in ("iterations", "batch_size", "eval_batch_size", "log_every", "checkpoint_every", "val_every"):
+        if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < 1:
+            raise UserError(f"trainer.{key}={cfg.trainer[key]} is not valid: it is a whole number from 1.")
+    for key in ("checkpoint_every", "val_every"):
+        if cfg.trainer[key] % cfg.trainer.log_every:
+            raise UserError(
+                f"trainer.{key}={cfg.trainer[key]} must be a multiple of trainer.log_every={cfg.trainer.log_every}."
+            )
+    if not isinstance(cfg.seed, int) or cfg.seed < 0:
+        raise UserError(f"seed={cfg.seed} is not valid: it is a whole number from 0.")
+
+
+def assemble(cfg: DictConfig, device: torch.device) -> tuple[Any, nn.Module]:
+    """The data and the freshly initialised network of a configuration, on the device."""
+    torch.manual_seed(cfg.seed)
+    data = build(cfg.dataset, seed=cfg.seed, device=device)
+    model = build(cfg.model, in_shape=data.in_shape, num_classes=data.num_classes).to(device)
+    if cfg.trainer.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return data, model
+
+
+def load_run(folder: str | Path, cfg_overrides: dict[str, Any] | None = None) -> tuple[Any, nn.Module, dict[str, Any]]:
+    """A finished or interrupted run's data, trained network and config, on the CPU, for a notebook or a probe.
+
+    folder: a run directory with config.json and last.pt.   cfg_overrides: such as {"data_dir": ...}.
+    raises: UserError where either file is missing.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "last.pt"):
+        if not (folder / name).exists():
+            raise UserError(f"{folder} has no {name}: give the directory of a run that has trained.")
+    config = json.loads((folder / "config.json").read_text())
+    cfg = OmegaConf.create(config)
+    assert isinstance(cfg, DictConfig)
+    if "data_dir" in (cfg_overrides or {}):
+        cfg.dataset.digits.data_dir = (cfg_overrides or {})["data_dir"]
+    data, model = assemble(cfg, torch.device("cpu"))
+    model.load_state_dict(checkpoint.load(folder / "last.pt")["model"])
+    return data, model.eval(), config
+
+
+def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    device = torch.device("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
+    data, model = assemble(cfg, device)
+    task = build(cfg.task)
+    optimizer = make_optimizer(model, config["optimizer"])
+    schedule = build(cfg.trainer.schedule)(optimizer)
+    training = Training(model, optimizer, schedule, data.train_stream(cfg.trainer.batch_size))
+    precision = _precision(cfg.trainer.precision, device)
+    autocast: Callable[[], AbstractContextManager] = (
+        partial(torch.autocast, device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext
+    )
+    parameters = sum(p.numel() for p in model.parameters())
+    last = folder / "last.pt"
+    if last.exists():
+        training.load_state_dict(checkpoint.load(last, device))
+        log.info("Resuming %s at step %d.", folder, training.step)
+    _announce(cfg, training, parameters, device, precision, seconds_per_step(training, task, autocast))
+
+    transform, revision = rundir.transform_name(config), _git()
+    tracker = Tracker(
+        folder,
+        **OmegaConf.to_container(cfg.wandb, resolve=True),  # type: ignore[arg-type]
+        group=cfg.experiment,
+        name=f"{folder.parent.name}-{folder.name}",
+        tags=[t for t in (cfg.experiment, cfg.model.name, transform, cfg.trainer.name, data.name) if t],
+        config=config | {"config_hash": rundir.config_hash(config), "parameters": parameters, **revision},
+    )
+    history = _History(folder / "metrics.jsonl", training.step)
+
+    def record(step: int, numbers: dict[str, float]) -> None:
+        history.add({"step": step, **numbers})
+        tracker.log(step, numbers)
+
+    def validate() -> dict[str, float]:
+        metrics, _ = task.evaluate(model, data.val.batches(cfg.trainer.eval_batch_size))
+        return {f"val/{key}": value for key, value in metrics.items()}
+
+    exit_code = 1
+    try:
+        train(
+            training,
+            task,
+            iterations=cfg.trainer.iterations,
+            autocast=autocast,
+            log_every=cfg.trainer.log_every,
+            checkpoint_every=cfg.trainer.checkpoint_every,
+            log=record,
+            checkpoint=lambda: checkpoint.save(last, training.state_dict()),
+            val_every=cfg.trainer.val_every,
+            validate=validate if data.val is not None else None,
+        )
+        metrics: dict[str, float] = {}
+        if data.val is not None:
+            metrics |= {f"val_{k}": v for k, v in task.evaluate(model, data.val.batches(cfg.trainer.eval_batch_size))[0].items()}
+        tested, predictions = task.evaluate(model, data.test.batches(cfg.trainer.eval_batch_size))
+        metrics |= {f"test_{key}": value for key, value in tested.items()}
+        figures = build(cfg.figures)(model, data, folder) if cfg.figures else {}
+        result = {
+            "schema": SCHEMA,
+            "experiment": cfg.experiment,
+            "dataset": data.name,
+            "model": cfg.model.name,
+            "transform": transform,
+            "trainer": cfg.trainer.name,
+            "seed": cfg.seed,
+            "metrics": metrics,
+            "width": getattr(model, "width", None),
+            "parameters": parameters,
+            "iterations": training.step,
+            "wall_seconds": round(training.seconds, 1),
+            "images_per_second": round(training.step * cfg.trainer.batch_size / max(training.seconds, 1e-9), 1),
+            **revision,
+            "versions": _versions(),
+            "device": _device_name(device),
+            "precision": precision,
+            "test_fingerprint": data.test.fingerprint,
+            "config_hash": rundir.config_hash(config),
+            "config": config,
+        }
+        tracker.log(training.step, {key.replace("test_", "test/"): value for key, value in tested.items()})
+        tracker.summary({k: v for k, v in result.items() if k not in ("config", "metrics")} | metrics)
+        tracker.figures(training.step, figures)
+        torch.save(predictions.to(torch.uint8), folder / "predictions.pt")
+        checkpoint.write_json(folder / "result.json", result)
+        exit_code = 0
+    finally:
+        tracker.finish(exit_code)
+    log.info("%s: %s", folder.parent.name, _numbers(metrics))
+    for path in figures.values():
+        log.info("figure: %s", path)
+    log.info("result: %s", folder / "result.json")
+    if tracker.offline_dir:
+        log.info("W&B:    wandb sync %s", tracker.offline_dir)
+    return result
+
+
+class _History:
+    """metrics.jsonl: a line per logged step. On resuming, lines after the checkpoint are dropped, to come again."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        kept = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                numbers = json.loads(line)
+            except ValueError:  # the line that a kill cut short
+                break
+            if numbers["step"] <= step:
+                kept.append(line + "\n")
+        checkpoint.write_atomically(path, lambda temporary: temporary.write_text("".join(kept)))
+
+    def add(self, numbers: dict[str, float]) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(numbers) + "\n")
+
+
+def _announce(
+    cfg: DictConfig, training: Training, parameters: int, device: torch.device, precision: str, step_seconds: float
+) -> None:
+    left = (cfg.trainer.iterations - training.step) * step_seconds
+    what = "-".join(p for p in (cfg.model.name, rundir.transform_name(cfg)) if p)
+    hint = f" {cfg.trainer.hint}" if device.type == "cpu" and cfg.trainer.hint else ""
+    log.info(
+        "%s %s, %s parameters, %s steps of %d on %s in %s: about %s (%.0f ms a step).%s",
+        cfg.experiment, what, f"{parameters:,}", f"{cfg.trainer.iterations - training.step:,}", cfg.trainer.batch_size,
+        _device_name(device), precision, _duration(left), 1000 * step_seconds, hint,
+    )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}" if unit != "min" else f"{seconds / size:.0f} min"
+    return f"{seconds:.0f} s"
+
+
+def _numbers(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:.2f}{'%' if key.endswith('error') else ''}" for key, value in metrics.items())
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    """auto: bf16 where the processor multiplies it in hardware, else fp32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    threads = torch.get_num_threads()
+    return f"cpu: {name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _git() -> dict[str, Any]:
+    """The revision of this repository, and whether the code differs from it. None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        root = Path(__file__).resolve().parents[2]
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        return {
+            "git_revision": git("rev-parse", "HEAD"),
+            "git_dirty": bool(git("status", "--porcelain", "--", *CODE)),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {"git_revision": None, "git_dirty": None}
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "torchvision", "numpy", "hydra-core", "wandb")
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

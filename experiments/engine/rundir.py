@@ -1,0 +1,113 @@
+"""The run directory: its name, its configuration's hash, and whether to run, resume, skip or refuse.
+
+`outputs/<experiment>/<model>-<transform>-<trainer>[,<other overrides>]/seed_<n>` holds config.json (written first),
+metrics.jsonl, last.pt (the checkpoint), figures, and result.json, written last.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.engine.build import UserError
+from experiments.engine.checkpoint import write_json
+
+# Where and how a run is carried out, as against what is run: none of it changes a result, so none is in the hash.
+CIRCUMSTANCES = ("device", "data_dir", "output_dir", "threads", "wandb", "figures")
+TRAINER_CIRCUMSTANCES = ("log_every", "checkpoint_every", "hint")
+NAMED = ("experiment", "model", "transform", "trainer", "seed")  # overrides that the directory's name tells already
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """The part of a configuration that decides the result, resolved. It is what config_hash is made of."""
+
+    def keep(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: keep(value) for key, value in node.items() if key != "data_dir"}
+        return [keep(value) for value in node] if isinstance(node, list) else node
+
+    tree = keep(OmegaConf.to_container(cfg, resolve=True))
+    kept = {key: value for key, value in tree.items() if key not in CIRCUMSTANCES}
+    kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in TRAINER_CIRCUMSTANCES}
+    if "transform" not in kept["model"]:
+        kept.pop("transform", None)  # a network without an ST is the same network whatever the transform
+    return kept
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """16 hex digits of the sha256 of the sorted JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def transform_name(config: dict[str, Any] | DictConfig) -> str | None:
+    return config["transform"]["name"] if "transform" in config["model"] else None
+
+
+def run_name(cfg: DictConfig, overrides: Iterable[str] = ()) -> str:
+    """overrides: the command line's, such as "optimizer.lr=0.1". Those that change no result are left out."""
+    parts = [cfg.model.name, transform_name(cfg), cfg.trainer.name]
+    extra = []
+    for override in sorted(overrides):
+        key = override.lstrip("+~").split("=")[0]
+        first, _, second = key.partition(".")
+        ignored = first in (*CIRCUMSTANCES, "hydra") or (first == "trainer" and second in TRAINER_CIRCUMSTANCES)
+        if key not in NAMED and not ignored:
+            extra.append(override.lstrip("+").replace("/", "_").replace(" ", ""))
+    return ",".join(["-".join(p for p in parts if p), *extra])
+
+
+def run_dir(cfg: DictConfig, overrides: Iterable[str] = ()) -> Path:
+    return Path(cfg.output_dir) / cfg.experiment / run_name(cfg, overrides) / f"seed_{cfg.seed}"
+
+
+def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The result that stands in the folder, or None where there is still something to do.
+
+    raises: UserError where the folder belongs to another configuration, naming the keys that differ.
+    """
+    for name in ("result.json", "config.json"):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            held = json.loads(path.read_text())
+            theirs = held["config"] if name == "result.json" else held
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path} cannot be read ({error}): delete the folder to run anew.") from error
+        if theirs != config:
+            raise UserError(
+                f"{folder} holds a run of another configuration; it differs in {', '.join(differences(theirs, config))}. "
+                "Delete the folder, or give another output_dir=."
+            )
+        if name == "result.json":
+            return held
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config)
+    return None
+
+
+def differences(theirs: Any, ours: Any, prefix: str = "") -> list[str]:
+    """The keys in which two configurations differ, each as "key (theirs -> ours)"."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        found = []
+        for key in sorted({*theirs, *ours}):
+            found += differences(theirs.get(key), ours.get(key), f"{prefix}.{key}" if prefix else key)
+        return found
+    return [] if theirs == ours else [f"{prefix} ({theirs} -> {ours})"]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run directory for this process. raises: UserError where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"Another process is training {folder}: wait for it, or stop it first.") from error
+        yield

@@ -1,0 +1,39 @@
+"""Make results/README.md and results/tables/ from the result.json of every published run.
+
+python scripts/make_tables.py                # results/runs/ -> results/
+python scripts/make_tables.py outputs --out /tmp/tables --include-smoke
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments import distorted_mnist
+from experiments.report import ReportError, write_tables
+
+TABLES = distorted_mnist.TABLES
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="result.json files -> README.md, tables/*.csv, tables/*.tex")
+    parser.add_argument(
+        "dirs", nargs="*", metavar="DIR", default=["results"], help="where results are (results)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results"), help="where tables go (results)")
+    parser.add_argument("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
+    args = parser.parse_args()
+    try:
+        text, paths = write_tables(args.dirs, args.out, TABLES, include_smoke=args.include_smoke)
+    except ReportError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(text)
+    for path in paths:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Data sets and distortions: pure functions of images and a torch.Generator."""

@@ -1,0 +1,213 @@
+"""The distortions of section 4.1 and appendix A.4: R, RTS, P, E, TC, for a whole batch at once.
+
+Each is a pure function of images and a torch.Generator, on the generator's device (that of the images).
+
+Convention: images (B, 1, H, W), uint8 or floating point in [0, 1]; returned (B, 1, S, S) in [0, 1], float64 for float64
+images, else float32. Black is 0 and outside is 0, so padding and background agree. Lengths are in pixels, angles in
+degrees, positive turning the digit clockwise as displayed (y points down).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from stn.sampler import sample
+from stn.transforms import Affine, ThinPlateSpline, regular_grid
+
+__all__ = ["elastic", "project", "rotate", "rotate_translate_scale", "translate_clutter", "warp_affine", "warp_quad"]
+
+_AFFINE = Affine()
+_SPLINE = ThinPlateSpline((4, 4))
+
+
+def rotate(images: Tensor, generator: torch.Generator, *, max_angle: float = 90.0) -> Tensor:
+    """R: turned about the centre by an angle uniform in +-max_angle degrees; the canvas is the image's own."""
+    images = _to_float(images)
+    angle = _uniform(images, generator, -max_angle, max_angle)
+    one, zero = torch.ones_like(angle), torch.zeros_like(angle)
+    return warp_affine(images, images.shape[-1], angle, one, zero, zero)
+
+
+def rotate_translate_scale(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    canvas: int = 42,
+    max_angle: float = 45.0,
+    scale: tuple[float, float] = (0.7, 1.2),
+) -> Tensor:
+    """RTS: turned, scaled, and put at a uniform random place of the canvas where the scaled (unturned) box fits.
+
+    max_angle: degrees, uniform in +-.   scale: uniform between the two.
+    raises: ValueError where the largest box does not fit the canvas.
+    """
+    images = _to_float(images)
+    side = images.shape[-1]
+    if side * scale[1] > canvas:
+        raise ValueError(f"A {side}-pixel digit scaled by {scale[1]} does not fit a canvas of {canvas} pixels.")
+    angle = _uniform(images, generator, -max_angle, max_angle)
+    size = _uniform(images, generator, *scale)
+    room = (canvas - side * size) / 2  # how far the centre may move from the canvas' centre, pixels
+    x = room * _uniform(images, generator, -1, 1)
+    y = room * _uniform(images, generator, -1, 1)
+    return warp_affine(images, canvas, angle, size, x, y)
+
+
+def project(
+    images: Tensor, generator: torch.Generator, *, scale: tuple[float, float] = (0.75, 1.0), std: float = 5.0
+) -> Tensor:
+    """P: scaled about the centre, then each corner moved by N(0, std) pixels per coordinate, and the image with them."""
+    images = _to_float(images)
+    side = images.shape[-1]
+    size = _uniform(images, generator, *scale)
+    noise = torch.randn(len(images), 4, 2, generator=generator, device=images.device, dtype=images.dtype)
+    corners = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], device=images.device, dtype=images.dtype)
+    return warp_quad(images, corners * size[:, None, None] + noise * (2 * std / side))
+
+
+def elastic(
+    images: Tensor, generator: torch.Generator, *, scale: tuple[float, float] = (0.75, 1.0), std: float = 1.5
+) -> Tensor:
+    """E: scaled about the centre, then warped by a thin plate spline, the points of a 4x4 grid moved by N(0, std) pixels.
+
+    The noise moves source positions on the canvas. The spline is linear in them, so that dividing them by the scale
+    is exactly "scale, then elastic".
+    """
+    images = _to_float(images)
+    side = images.shape[-1]
+    size = _uniform(images, generator, *scale)
+    noise = torch.randn(len(images), 32, generator=generator, device=images.device, dtype=images.dtype)
+    regular = _SPLINE.control_points.flatten().to(images)
+    theta = (regular + noise * (2 * std / side)) / size[:, None]
+    return sample(images, _SPLINE.grid(theta, (side, side)))
+
+
+def translate_clutter(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    source: Tensor,
+    canvas: int = 60,
+    patches: int = 6,
+    patch_size: int = 6,
+) -> Tensor:
+    """TC: the unscaled digit at a uniform whole-pixel place, and patches of other digits beside its box.
+
+    source: (N, 1, H, W), the digits that patches are cut from, at uniform places. Each patch lands uniformly on the
+    places where it does not touch the digit's box; where patches overlap, the brighter pixel stays.
+    raises: ValueError where a patch could find no such place.
+    """
+    images = _to_float(images)
+    batch, side, device = len(images), images.shape[-1], images.device
+    places = canvas - patch_size + 1  # per axis
+    if canvas < side + patch_size:
+        raise ValueError(f"A canvas of {canvas} pixels has no room for patches of {patch_size} beside a digit of {side}.")
+    left, top = _integers(canvas - side + 1, (2, batch), generator, device)
+
+    # A patch at row r meets the box's rows for r in [top - patch_size + 1, top + side - 1]; columns likewise.
+    first_row, rows = _meeting(top, side, patch_size, places)
+    first_column, columns = _meeting(left, side, patch_size, places)
+    # Number the free places: first all of the free rows, then what is left of the rows that meet the box.
+    free_rows = (places - rows) * places
+    free = (free_rows + rows * (places - columns))[:, None]  # (B, 1)
+    index = (torch.rand(batch, patches, generator=generator, device=device, dtype=torch.float64) * free).long()
+    index = index.minimum(free - 1)
+    outside = index < free_rows[:, None]
+    row_a, column_a = index // places, index % places
+    row_a = torch.where(row_a >= first_row[:, None], row_a + rows[:, None], row_a)
+    rest, width = index - free_rows[:, None], (places - columns).clamp(min=1)[:, None]
+    row_b, column_b = first_row[:, None] + rest.div(width, rounding_mode="floor"), rest % width
+    column_b = torch.where(column_b >= first_column[:, None], column_b + columns[:, None], column_b)
+    row, column = torch.where(outside, row_a, row_b), torch.where(outside, column_a, column_b)
+
+    digit = _integers(len(source), (batch, patches), generator, device)
+    cut_y, cut_x = _integers(source.shape[-1] - patch_size + 1, (2, batch, patches), generator, device)
+    span = torch.arange(patch_size, device=device)
+    ys, xs = span[:, None], span[None, :]
+    cut = source[digit[..., None, None], 0, cut_y[..., None, None] + ys, cut_x[..., None, None] + xs]
+    cut = _to_float(cut).to(images.dtype)  # (B, patches, patch_size, patch_size)
+
+    out = torch.zeros(batch, canvas * canvas, device=device, dtype=images.dtype)
+    at = (row[..., None, None] + ys) * canvas + column[..., None, None] + xs
+    out.scatter_reduce_(1, at.flatten(1), cut.flatten(1), "amax")
+    at = (top[:, None, None] + torch.arange(side, device=device)[:, None]) * canvas
+    at = at + left[:, None, None] + torch.arange(side, device=device)
+    out.scatter_(1, at.flatten(1), images.flatten(1))
+    return out.reshape(batch, 1, canvas, canvas)
+
+
+def warp_affine(images: Tensor, canvas: int, angle: Tensor, scale: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Images turned, scaled about their centre, and put with the centre at (x, y) from the canvas' centre.
+
+    images: (B, 1, H, H), floating point.   angle: (B,), degrees.   scale: (B,).   x, y: (B,), pixels.
+    returns: (B, 1, canvas, canvas).
+    """
+    side = images.shape[-1]
+    radians = angle * (math.pi / 180)
+    # Target to source: undo the move, turn back, unscale; from the canvas' units to the image's.
+    cos, sin = radians.cos() / (scale * side), radians.sin() / (scale * side)
+    x, y = 2 * x, 2 * y
+    theta = torch.stack(
+        [canvas * cos, canvas * sin, -cos * x - sin * y, -canvas * sin, canvas * cos, sin * x - cos * y], dim=1
+    )
+    return sample(images, _AFFINE.grid(theta, (canvas, canvas)))
+
+
+def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
+    """Images with their four corners moved to `corners`, by the homography through them.
+
+    images: (B, 1, H, W), floating point.   corners: (B, 4, 2), normalised, in the order upper left, upper right, lower
+    right, lower left.   returns: (B, 1, H, W). Points beyond the horizon are outside, so that no mirror image shows.
+    """
+    # Homography from the square to the quad in closed form (Heckbert 1989, eq. 2.9-2.13 scaled to avoid division).
+    p0, p1, p2, p3 = corners.unbind(1)
+    d1, d2, d3 = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
+    area, g, h = _cross(d1, d2)[:, None], _cross(d3, d2)[:, None], _cross(d1, d3)[:, None]
+    to_quad = torch.stack(
+        [
+            torch.cat([(p1 - p0) * area + g * p1, g], 1),
+            torch.cat([(p3 - p0) * area + h * p3, h], 1),
+            torch.cat([p0 * area, area], 1),
+        ],
+        dim=2,
+    )  # (B, 3, 3): unit square (u, v, 1) -> quad
+    a, b, c = to_quad.unbind(2)
+    back = torch.stack([b.cross(c, dim=1), c.cross(a, dim=1), a.cross(b, dim=1)], dim=1)  # adjugate: quad -> square
+    # The adjugate is the inverse times the determinant, so with its sign w is positive wherever the square's
+    # homogeneous coordinate on the quad is: w > 0 is this side of the horizon.
+    back = back * torch.sign((a * back[:, 0]).sum(1) * area[:, 0])[:, None, None]
+    points = regular_grid(tuple(images.shape[-2:]), images.device, images.dtype).reshape(-1, 2)
+    points = torch.cat([points, torch.ones_like(points[:, :1])], dim=1)
+    mapped = points @ back.mT  # (B, N, 3)
+    w = mapped[..., 2:]
+    tiny = 1e-9 * back.abs().amax((1, 2))[:, None, None].clamp(min=1e-30)
+    beyond = w <= tiny
+    source = mapped[..., :2] / torch.where(beyond, torch.ones_like(w), w) * 2 - 1
+    source = torch.where(beyond, torch.full_like(source, 4.0), source).clamp(-4, 4)
+    return sample(images, source.reshape(len(images), *images.shape[-2:], 2))
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+
+
+def _meeting(start: Tensor, side: int, patch: int, places: int) -> tuple[Tensor, Tensor]:
+    """Of the `places` along one axis: the first that meets a box at `start`, and how many do."""
+    first = (start - patch + 1).clamp(min=0)
+    return first, (start + side).clamp(max=places) - first
+
+
+def _to_float(images: Tensor) -> Tensor:
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    return images if images.dtype in (torch.float32, torch.float64) else images.float()
+
+
+def _uniform(images: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:
+    draw = torch.rand(len(images), generator=generator, device=images.device, dtype=images.dtype)
+    return low + (high - low) * draw
+
+
+def _integers(below: int, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    return torch.randint(below, shape, generator=generator, device=device)

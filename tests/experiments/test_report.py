@@ -1,0 +1,475 @@
+"""The tables against numbers worked out by hand, and every way in which results may not be shown."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import distorted_mnist
+from experiments.report import (
+    ReportError,
+    Table,
+    cells,
+    document,
+    load_results,
+    provenance,
+    render,
+    row_label,
+    sheets,
+    write_tables,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = Table(
+    name="small",
+    title="Small",
+    columns={"exp_a": "A", "exp_b": "B_1"},
+    rows={("cnn", None): "CNN", ("st_cnn", "affine"): "ST-CNN affine"},
+    paper={("cnn", None): {"exp_a": 1.2, "exp_b": 0.8}, ("st_cnn", "affine"): {"exp_a": 0.7}},
+    source="a paper, Table 9",
+)
+
+
+def result(seed=0, error=0.7, *, config=None, **changes):
+    """A result.json's content; config: changes to the resolved config."""
+    out = {
+        "schema": 1,
+        "experiment": "exp_a",
+        "dataset": "mnist",
+        "model": "st_cnn",
+        "transform": "affine",
+        "trainer": "fast",
+        "seed": seed,
+        "metrics": {"test_error": error, "train_loss": 0.1},
+        "width": 32,
+        "parameters": 400_123,
+        "iterations": 12_000,
+        "wall_seconds": 3723.4,
+        "images_per_second": 15_432.1,
+        "git_revision": "0123456789abcdef0123456789abcdef01234567",
+        "git_dirty": False,
+        "versions": {"python": "3.12.0", "torch": "2.9.1"},
+        "device": "Some GPU | 80 GB",
+        "test_fingerprint": "ab" * 32,
+    }
+    out |= changes
+    settings = {"width": None, "optimizer": {"name": "sgd", "lr": 0.01}} | (config or {})
+    out["config"] = {"seed": out["seed"], "experiment": out["experiment"], **settings}
+    out.setdefault("config_hash", json.dumps([out["config"], out["model"], out["transform"], out["trainer"]]))
+    return out
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Write results as published runs; returns the folder. Called again, it adds."""
+    count = 0
+
+    def write(*contents):
+        nonlocal count
+        for content in contents:
+            path = tmp_path / "results" / "runs" / content["experiment"] / f"run{count:03}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content))
+            count += 1
+        return tmp_path / "results"
+
+    return write
+
+
+def row_of(text, label):
+    """The cells of the Markdown line that starts with the label."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {label} |")]
+    return [part.strip() for part in line.strip("|").split("|")][1:]
+
+
+# ---- mean, deviation, count ----
+
+
+def test_mean_std_and_n_by_hand(runs):
+    # mean (0.6 + 0.7 + 1.1) / 3 = 0.8; squares 0.04 + 0.01 + 0.09 = 0.14, over 2 = 0.07, root 0.264575
+    folder = runs(result(2, 1.1), result(0, 0.6), result(1, 0.7))
+    (cell,) = cells([TABLE], load_results([folder]))
+    assert cell.n == 3 and cell.values == (0.6, 0.7, 1.1)
+    assert cell.mean == pytest.approx(0.8, abs=1e-12)
+    assert cell.std == pytest.approx(0.2645751311, abs=1e-9)
+    ours = row_of(render([TABLE], load_results([folder])), "ST-CNN affine")[0]
+    assert ours == "0.80 ± 0.26 (3)<br><sub>paper 0.7 · +0.10</sub>"
+
+
+def test_one_run_has_no_deviation_and_few_seeds_are_marked(runs):
+    folder = runs(
+        result(0, 0.68), *(result(s, e, model="cnn", transform=None) for s, e in enumerate((1.0, 1.2)))
+    )
+    one, two = sorted(cells([TABLE], load_results([folder])), key=lambda cell: cell.n)
+    assert one.std is None and two.std == pytest.approx(0.1414213562)
+    text = render([TABLE], load_results([folder]))
+    assert row_of(text, "ST-CNN affine")[0].startswith("**0.68** (1)†<br>")
+    assert row_of(text, "CNN")[0] == "1.10 ± 0.14 (2)†<br><sub>paper 1.2 · −0.10</sub>"
+    assert "† fewer than 3 seeds." in text
+    folder = runs(result(1), result(2), result(2, 1.1, model="cnn", transform=None))
+    assert "†" not in render([TABLE], load_results([folder]))
+
+
+def test_missing_cells_are_dashes_with_the_papers_number_where_there_is_one(runs):
+    text = render([TABLE], load_results([runs(result())]))
+    assert row_of(text, "CNN") == ["—<br><sub>paper 1.2</sub>", "—<br><sub>paper 0.8</sub>"]
+    assert row_of(text, "ST-CNN affine")[1] == "—"
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [(0.68, "−0.02"), (0.7, "0.00"), (0.699, "0.00"), (0.701, "0.00"), (0.75, "+0.05")],
+)
+def test_signed_difference_agrees_with_the_numbers_as_printed(runs, error, shown):
+    text = render([TABLE], load_results([runs(result(0, error))]))
+    assert row_of(text, "ST-CNN affine")[0].endswith(f"paper 0.7 · {shown}</sub>")
+
+
+def test_best_of_a_column_is_bold_in_the_right_direction(runs):
+    folder = runs(
+        result(0, 0.6), result(0, 1.3, model="cnn", transform=None), result(0, 0.9, experiment="exp_b")
+    )
+    low = render([TABLE], load_results([folder]))
+    assert row_of(low, "ST-CNN affine")[0].startswith("**0.60**")
+    assert row_of(low, "ST-CNN affine")[1].startswith("0.90 (1)")  # alone in its column
+    high = render([Table(**{**vars(TABLE), "lower_is_better": False})], load_results([folder]))
+    assert row_of(high, "CNN")[0].startswith("**1.30**") and "**0.60**" not in high
+
+
+# ---- what never shares a cell ----
+
+
+def test_schedules_are_never_mixed(runs):
+    folder = runs(result(0, 0.6), result(1, 0.8), result(0, 0.4, trainer="paper", iterations=150_000))
+    results = load_results([folder])
+    assert {(c.trainer, c.n, round(c.mean, 6)) for c in cells([TABLE], results)} == {
+        ("fast", 2, 0.7),
+        ("paper", 1, 0.4),
+    }
+    text = render([TABLE], results)
+    paper, fast = (
+        text.index("### Small: schedule paper, 150,000"),
+        text.index("### Small: schedule fast, 12,000 iter"),
+    )
+    assert paper < fast
+    assert "0.40" in text[paper:fast] and "0.70 ±" not in text[paper:fast] and "0.40" not in text[fast:]
+
+
+def test_other_dataset_stands_alone_without_the_papers_numbers(runs, tmp_path):
+    folder = runs(result(0, 0.6), result(0, 5.0, dataset="digits"))
+    mnist, digits = sheets([TABLE], load_results([folder]))
+    assert mnist.dataset == "mnist" and digits.dataset == "digits" and digits.stem == "small-digits-fast"
+    text = render([TABLE], load_results([folder])).split("### ")[2]
+    assert "dataset digits" in text and "5.00 (1)†" in text and "—" in text and "<sub>" not in text
+    assert "cannot be compared with the paper's" in text and "Paper:" not in text
+    write_tables([folder], tmp_path / "out", [TABLE])
+    head = (tmp_path / "out/tables/small-digits-fast.csv").read_text().splitlines()[0]
+    assert "paper" not in head and "difference" not in head
+    assert r"\scriptsize" not in (tmp_path / "out/tables/small-digits-fast.tex").read_text()
+
+
+def test_smoke_runs_only_when_asked_for(runs):
+    results = load_results([runs(result(0, 0.6), result(0, 88.0, trainer="smoke", iterations=20))])
+    assert "88.00" not in document([TABLE], results) and "smoke" not in document([TABLE], results)
+    shown = document([TABLE], results, include_smoke=True)
+    assert "schedule smoke, 20 iterations" in shown and "88.00" in shown
+
+
+def test_an_override_gets_a_row_of_its_own_marked_by_its_key(runs):
+    plain = [result(seed, 0.6) for seed in range(3)]
+    wide = [result(seed, 0.9, width=64, config={"width": 64}) for seed in range(3)]
+    other = [result(seed, 0.5, experiment="exp_b") for seed in range(3)]
+    results = load_results([runs(*plain, *wide, *other)])
+    assert len(results) == 9
+    assert {(c.column, c.overrides, c.n) for c in cells([TABLE], results)} == {
+        ("exp_a", "width=null", 3),
+        ("exp_a", "width=64", 3),
+        ("exp_b", "width=null", 3),  # the split row is split in every column
+    }
+    text = render([TABLE], results)
+    assert row_of(text, "ST-CNN affine [width=64]")[0].startswith("0.90 ± 0.00 (3)")
+    assert row_of(text, "ST-CNN affine [width=64]")[1] == "—"
+    assert row_of(text, "ST-CNN affine [width=null]")[1].startswith("0.50")
+
+
+def test_nested_strings_and_absent_keys_mark_a_row_too(runs):
+    adam = {"optimizer": {"name": "adam", "lr": 0.001}, "extra": "64"}
+    results = load_results([runs(result(0, 0.6), result(0, 0.9, config=adam))])
+    assert {c.overrides for c in cells([TABLE], results)} == {
+        "extra not set, optimizer.lr=0.01, optimizer.name=sgd",
+        'extra="64", optimizer.lr=0.001, optimizer.name=adam',
+    }
+    many = [result(0, 0.6, config={f"k{i}": v for i in range(9)}) for v in (1, 2)]
+    many[1]["config"]["k8"] = 3
+    labels = {c.overrides for c in cells([TABLE], load_results([runs(*many)]))}
+    assert len(labels) == 4 and all("more (" in label for label in labels)
+
+
+def test_rows_the_table_does_not_name_come_last(runs):
+    text = render([TABLE], load_results([runs(result(0, 0.9, transform="attention"), result(0, 0.6))]))
+    assert row_of(text, "ST-CNN attention")[0] == "0.90 (1)†"
+    assert text.index("| ST-CNN attention") > text.index("| ST-CNN affine")
+    assert row_label(("st_fcn", "tps")) == "ST-FCN TPS" and row_label(("cnn", None)) == "CNN"
+
+
+def test_different_test_sets_in_a_column_are_footnoted(runs):
+    same = render(
+        [TABLE], load_results([runs(result(0), result(0, experiment="exp_b", test_fingerprint="ef" * 32))])
+    )
+    assert "‡" not in same  # another column is another test set
+    folder = runs(result(1, test_fingerprint="cd" * 32))
+    text = render([TABLE], load_results([folder]))
+    assert "| A ‡ | B_1 |" in text
+    assert "‡ A: 2 different test sets (fingerprints abababababab, cdcdcdcdcdcd)." in text
+    folder = runs(result(0, trainer="smoke", test_fingerprint="11" * 32))
+    assert "1111" not in render([TABLE], load_results([folder]))
+
+
+# ---- files that are no results, and files that disagree ----
+
+
+def test_identical_copies_count_once_and_overlapping_folders_are_read_once(runs, tmp_path):
+    folder = runs(result(0), result(1))
+    copy = tmp_path / "outputs" / "exp_a" / "seed_0" / "result.json"
+    copy.parent.mkdir(parents=True)
+    copy.write_text(json.dumps(result(0), indent=2))
+    (copy.parent / "other.json").write_text("not read")
+    results = load_results([folder, folder / "runs", tmp_path / "outputs", copy])
+    assert sorted(one.seed for one in results) == [0, 1]
+    assert [one.seed for one in load_results([folder / "runs" / "exp_a"])] == [0, 1]
+    assert [one.seed for one in load_results([tmp_path / "outputs"])] == [0]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"metrics": {"test_error": 0.71, "train_loss": 0.1}}, "metrics"),
+        ({"config_hash": "another"}, "config_hash"),
+        ({"test_fingerprint": "cd" * 32}, "test_fingerprint"),
+    ],
+)
+def test_two_files_about_one_run_that_disagree(runs, change, what):
+    folder = runs(result(0), result(0, **change))
+    with pytest.raises(
+        ReportError, match=rf"run00\d.json and .*run00\d.json are the same run but differ in {what}"
+    ):
+        load_results([folder])
+
+
+def test_one_hash_of_two_configs_is_one_run(runs):
+    pair = [result(0, config_hash="h"), result(0, config_hash="h", config={"num_workers": 9})]
+    assert len(load_results([runs(*pair)])) == 1
+    pair[1]["metrics"]["test_error"] = 0.9
+    with pytest.raises(ReportError, match="differ in metrics"):
+        load_results([runs(pair[1])])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"schema": 1,', "not readable as JSON"),
+        ("[1]", "top level is not an object"),
+        (
+            json.dumps({k: v for k, v in result().items() if k not in ("seed", "device")}),
+            "missing seed, device",
+        ),
+        (json.dumps(result(schema=2)), "unknown schema 2; this code reads schema 1"),
+        (json.dumps(result(seed="0")), 'seed is "0", which is of the wrong type'),
+        (json.dumps(result(seed=True)), "seed is true, which is of the wrong type"),
+        (json.dumps(result(transform=3)), "transform is 3, which is of the wrong type"),
+        (json.dumps(result() | {"seed": 4}), "seed is 4, but config.seed is 0"),
+    ],
+)
+def test_bad_files_are_named_in_one_sentence(runs, text, message):
+    path = runs(result()) / "runs" / "exp_a" / "bad.json"
+    path.write_text(text)
+    with pytest.raises(ReportError, match=re.escape(message)) as caught:
+        load_results([path.parents[2]])
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_and_folders_that_are_not_there(runs, tmp_path):
+    path = runs(result()) / "runs" / "exp_a" / "bad.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ReportError, match=r"bad.json: not readable"):
+        load_results([path.parent])
+    with pytest.raises(ReportError, match="nowhere: there is no such"):
+        load_results([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    "metrics", [{}, {"test_error": None}, {"test_error": float("nan")}, {"test_error": "0.7"}]
+)
+def test_a_metric_that_is_no_number_is_an_error_not_a_gap(runs, metrics):
+    results = load_results([runs(result(metrics=metrics))])
+    with pytest.raises(ReportError, match=r"run000.json: metrics.test_error is .*, not a finite number"):
+        cells([TABLE], results)
+
+
+# ---- the files ----
+
+
+def five(runs):
+    errors = (0.6, 0.7, 1.1)
+    return runs(
+        *map(result, range(3), errors),
+        result(0, 1.25, model="cnn", transform=None),
+        result(3, 0.8, git_dirty=True),
+    )
+
+
+def test_bytes_do_not_depend_on_order_place_or_time(runs, tmp_path):
+    folder = five(runs)
+    write_tables([folder], tmp_path / "one", [TABLE])
+    other = tmp_path / "elsewhere" / "runs"
+    other.mkdir(parents=True)
+    for number, path in enumerate(sorted(folder.rglob("*.json"), reverse=True)):
+        (other / f"{number}.json").write_bytes(path.read_bytes())
+    _, paths = write_tables([other], tmp_path / "two", [TABLE])
+    names = [path.relative_to(tmp_path / "two") for path in paths]
+    assert [str(name) for name in names] == ["README.md", "tables/small-fast.csv", "tables/small-fast.tex"]
+    for name in names:
+        text = (tmp_path / "one" / name).read_bytes()
+        assert text == (tmp_path / "two" / name).read_bytes()
+        assert str(tmp_path).encode() not in text and text.endswith(b"\n") and b"\r" not in text
+
+
+def test_csv_parses_back_to_the_numbers(runs, tmp_path):
+    write_tables([five(runs)], tmp_path / "out", [TABLE])
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "out/tables/small-fast.csv").read_text())))
+    assert [(line["model"], line["column"], line["n"]) for line in lines] == [
+        ("cnn", "A", "1"),
+        ("cnn", "B_1", "0"),
+        ("st_cnn", "A", "4"),
+        ("st_cnn", "B_1", "0"),
+    ]
+    # mean (0.6 + 0.7 + 1.1 + 0.8) / 4 = 0.8; squares 0.04 + 0.01 + 0.09 + 0 = 0.14, over 3, root 0.216025
+    assert lines[2] | {"mean": "0.8000", "std": "0.2160", "paper": "0.7", "difference": "0.1000"} == lines[2]
+    assert lines[2]["seeds"] == "0 1 2 3" and lines[2]["metric"] == "test_error"
+    assert (lines[0]["mean"], lines[0]["std"], lines[0]["difference"]) == ("1.2500", "", "0.0500")
+    assert (lines[1]["mean"], lines[1]["paper"], lines[1]["difference"]) == ("", "0.8", "")
+    assert (lines[3]["mean"], lines[3]["paper"]) == ("", "")
+
+
+def test_latex_parses_back_to_the_numbers(runs, tmp_path):
+    write_tables([five(runs)], tmp_path / "out", [TABLE])
+    text = (tmp_path / "out/tables/small-fast.tex").read_text()
+    assert text.startswith("% Generated by `python scripts/make_tables.py`")
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
+    rows = [[part.strip() for part in line.removesuffix(r"\\").split("&")] for line in body]
+    assert rows == [
+        ["CNN", r"$1.25$ (1)$^\dagger$", "---"],
+        ["", r"{\scriptsize paper 1.2, +0.05}", r"{\scriptsize paper 0.8}"],
+        ["ST-CNN affine", r"$0.80 \pm 0.22$ (4)", "---"],
+        ["", r"{\scriptsize paper 0.7, +0.10}", ""],
+    ]
+    assert r"& A & B\_1 \\" in text and r"\begin{tabular}{lcc}" in text and r"test error, \%" in text
+    plain = re.sub(r"\\.", "", text)
+    assert plain.count("{") == plain.count("}") and plain.count("$") % 2 == 0
+    assert all(ord(char) < 128 for char in text)
+    for name in re.findall(r"\\begin{(\w+)}", text):
+        assert rf"\end{{{name}}}" in text
+
+
+def test_provenance_has_a_line_a_run_with_what_a_sceptic_needs(runs):
+    folder = five(runs)
+    lines = provenance(load_results([folder])).splitlines()
+    assert len(lines) == 2 + 5 and len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+    line = next(line for line in lines if "(dirty)" in line)
+    wanted = [
+        "exp_a",
+        "mnist",
+        "st_cnn",
+        "affine",
+        "fast",
+        "3",
+        "0.80",
+        "32",
+        "400,123",
+        "12,000",
+        "1:02:03",
+        "15,432",
+    ]
+    wanted += [r"Some GPU \/ 80 GB", "2.9.1", "0123456 (dirty)", "`abababababab`"]
+    assert [part.strip() for part in line.replace(r"\|", r"\/").strip("|").split("|")][:-1] == wanted
+
+
+def test_readme_says_it_is_generated_and_names_runs_in_no_table(runs):
+    text = document([TABLE], load_results([runs(result(), result(experiment="another"))]))
+    assert text.startswith("<!-- Generated by `python scripts/make_tables.py`; never edited by hand. -->")
+    assert "[CSV](tables/small-fast.csv)" in text and "In no table above: the runs of another." in text
+    alone = document([TABLE], load_results([runs(result(experiment="another"))])[:1])
+    assert "No run here belongs to a table yet." in alone
+
+
+def test_nothing_found_writes_nothing_and_old_tables_go_when_their_results_do(runs, tmp_path):
+    out = tmp_path / "out"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ReportError, match=r"Nothing to report: there is no result below .*empty"):
+        write_tables([empty], out, [TABLE])
+    assert not out.exists()
+    smoke = runs(result(trainer="smoke"))
+    write_tables([smoke], out, [TABLE], include_smoke=True)
+    (out / "tables" / "mine.tex").write_text("by hand")
+    (out / "tables" / "mine.csv").write_text("by hand")
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    with pytest.raises(ReportError, match="only results of the smoke trainer below"):
+        write_tables([smoke], out, [TABLE])
+    assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
+    write_tables([runs(result())], out, [TABLE])
+    names = {path.name for path in (out / "tables").iterdir()}
+    assert names == {"mine.tex", "mine.csv", "small-fast.tex", "small-fast.csv"}
+
+
+def test_the_command_prints_tables_and_fails_in_one_sentence(runs, tmp_path):
+    def call(*words):
+        command = [sys.executable, str(ROOT / "scripts" / "make_tables.py"), *words]
+        env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", cwd=tmp_path, env=env, check=False
+        )
+
+    runs(*(result(seed, 0.5, experiment="mnist_rts") for seed in range(3)))
+    done = call()  # the defaults: results -> results
+    assert done.returncode == 0, done.stderr
+    assert row_of(done.stdout, "ST-CNN affine")[1] == "0.50 ± 0.00 (3)<br><sub>paper 0.5 · 0.00</sub>"
+    assert [Path(line).as_posix() for line in done.stdout.splitlines()[-3:]] == [
+        "results/README.md",
+        "results/tables/table1-fast.csv",
+        "results/tables/table1-fast.tex",
+    ]
+    readme = (tmp_path / "results" / "README.md").read_bytes()
+    (tmp_path / "results" / "runs" / "mnist_rts" / "bad.json").write_text("{")
+    failed = call("results")
+    assert failed.returncode == 2 and failed.stdout == ""
+    assert failed.stderr.count("\n") == 1 and "bad.json" in failed.stderr
+    assert (tmp_path / "results" / "README.md").read_bytes() == readme
+
+
+# ---- distorted MNIST ----
+
+
+def test_the_papers_numbers_of_distorted_mnist():
+    paper = distorted_mnist.PAPER
+    columns = ("mnist_r", "mnist_rts", "mnist_p", "mnist_e")
+    assert [paper["fcn", None][name] for name in columns] == [2.1, 5.2, 3.1, 3.2]
+    assert [paper["st_cnn", "tps"][name] for name in columns] == [0.7, 0.5, 0.8, 1.1]
+    assert [paper["st_fcn", "projective"][name] for name in columns] == [1.3, 0.9, 1.4, 2.6]
+    tc = [("fcn", None), ("cnn", None), ("st_fcn", "affine"), ("st_cnn", "affine")]
+    assert [paper[row]["mnist_tc"] for row in tc] == [13.2, 3.5, 2.0, 1.7]
+    table1, cluttered = distorted_mnist.TABLES
+    assert (table1.name, cluttered.name) == ("table1", "tc")
+    assert list(table1.columns) == list(columns) and len(table1.rows) == 8 and list(cluttered.rows) == tc
+    assert all(set(columns) <= set(paper[row]) for row in table1.rows)
+    assert all(row_label(row) == label for row, label in table1.rows.items())
+    # the paper's own claims hold in them: a spatial transformer beats its base network in every column
+    for name in columns:
+        assert paper["st_cnn", "affine"][name] < paper["cnn", None][name]
+        assert paper["st_fcn", "affine"][name] < paper["fcn", None][name]
