@@ -1,8 +1,13 @@
-"""Distorted MNIST (paper section 4.1): the paper's numbers and the tables that ours stand in."""
+"""Distorted MNIST (paper section 4.1): the paper's numbers, the tables that ours stand in, and the pictures."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from torch import nn
+
 from experiments.report import Row, Table
+from stn.datasets.mnist import DistortedDigits
 
 # Test error in percent, ten classes; Jaderberg et al. 2015 (arXiv 1506.02025).
 # mnist_r, mnist_rts, mnist_p, mnist_e: Table 1, columns R, RTS, P, E.
@@ -49,3 +54,34 @@ TC = Table(
 )
 
 TABLES = (TABLE1, TC)
+
+EXAMPLES = 12  # test digits in the picture: the first of each class, then the next ones
+
+
+def figures(model: nn.Module, data: DistortedDigits, folder: Path) -> dict[str, Path]:
+    """The section's pictures of a trained network on the test set, written into `folder`.
+
+    returns: name -> path: `examples` (the layout of Table 1); with transformers also `class_means` before and after,
+    and `poses`, histograms of angle, scale and position.
+    """
+    from experiments.figures import (
+        class_means,
+        collect,
+        examples,
+        pose_histograms,
+    )  # matplotlib: slow to import
+
+    model.eval()
+    what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
+    labels = data.test.labels.cpu()
+    firsts = [int((labels == c).nonzero()[0]) for c in range(data.num_classes) if (labels == c).any()]
+    chosen = (firsts + [i for i in range(len(labels)) if i not in firsts])[:EXAMPLES]
+    images = data.test.images[chosen].cpu().float() / 255
+    paths = {"examples": examples(model, images, labels[chosen], folder / "examples.png", title=what)}
+    if hasattr(model, "transformers"):
+        before, after, poses = collect(model, data.test.batches(500), data.num_classes)
+        title = f"mean test image of each class before and after alignment: {what}"
+        paths["class_means"] = class_means(before, after, folder / "class_means.png", title=title)
+        title = f"predicted windows over the test set: {what}"
+        paths["poses"] = pose_histograms(poses, folder / "poses.png", title=title)
+    return paths

@@ -39,7 +39,9 @@ class ConvTrunk(nn.Sequential):
         for side in sides:
             left = math.ceil((math.ceil(side / 2) - 4) / 2) - 4
             if left < 1:
-                raise ValueError(f"ConvTrunk needs images of at least 25 x 25 pixels, not {sides[0]} x {sides[1]}.")
+                raise ValueError(
+                    f"ConvTrunk needs images of at least 25 x 25 pixels, not {sides[0]} x {sides[1]}."
+                )
             flat *= left
         super().__init__(
             nn.AvgPool2d(2, ceil_mode=True),
@@ -65,7 +67,9 @@ class Head(nn.Linear):
     def __init__(self, in_features: int, transform: Transform, *, start: Tensor | None = None) -> None:
         start = transform.identity() if start is None else start
         if start.shape != (transform.num_params,):
-            raise ValueError(f"start must have {transform.num_params} numbers, not shape {tuple(start.shape)}.")
+            raise ValueError(
+                f"start must have {transform.num_params} numbers, not shape {tuple(start.shape)}."
+            )
         super().__init__(in_features, transform.num_params)
         with torch.no_grad():
             self.weight.zero_()

@@ -24,7 +24,9 @@ def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str 
     a CUDA graph is captured, where nothing may wait for the device.
     """
     if mode not in MODES or padding not in PADDINGS:
-        raise ValueError(f"mode is one of {MODES} and padding one of {PADDINGS}, not {mode!r} and {padding!r}.")
+        raise ValueError(
+            f"mode is one of {MODES} and padding one of {PADDINGS}, not {mode!r} and {padding!r}."
+        )
     if image.ndim != 4 or grid.ndim != 4 or grid.shape[-1] != 2 or len(image) != len(grid):
         raise ValueError(
             "sample takes an image (B, C, H, W) and a grid (B, h, w, 2) of one batch size, "

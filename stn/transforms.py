@@ -119,7 +119,9 @@ class Translation(Transform):
     def __init__(self, scale: float = 0.5) -> None:
         super().__init__()
         if not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"Translation needs a scale above 0 (a window's share of the image), not {scale}.")
+            raise ValueError(
+                f"Translation needs a scale above 0 (a window's share of the image), not {scale}."
+            )
         self.scale = scale
 
     def identity(self) -> Tensor:

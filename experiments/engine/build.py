@@ -24,7 +24,9 @@ def build(node: Any, **kwargs: Any) -> Any:
     tree = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig | ListConfig) else node
     for part in _targets(tree):
         if not str(part["_target_"]).startswith(ALLOWED):
-            raise UserError(f"_target_: {part['_target_']} is not allowed; targets start with {', '.join(ALLOWED)}.")
+            raise UserError(
+                f"_target_: {part['_target_']} is not allowed; targets start with {', '.join(ALLOWED)}."
+            )
         part.pop("name", None)
     try:
         return instantiate(tree, **kwargs, _convert_="all")

@@ -38,7 +38,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} cannot be read as a checkpoint ({error}): delete it to start the run anew.") from error
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({error}): delete it to start the run anew."
+        ) from error
 
 
 def random_state() -> dict[str, Any]:

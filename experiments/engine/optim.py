@@ -27,7 +27,9 @@ def make_optimizer(model: nn.Module, config: Mapping[str, Any]) -> Optimizer:
     return build({**arguments, "_partial_": True})(groups)
 
 
-def one_cycle(optimizer: Optimizer, *, iterations: int, warmup: float = 0.25, final: float = 1e-4) -> LRScheduler:
+def one_cycle(
+    optimizer: Optimizer, *, iterations: int, warmup: float = 0.25, final: float = 1e-4
+) -> LRScheduler:
     """One cycle (Smith 2018) that peaks at each group's own learning rate and ends at `final` of its start.
 
     warmup: share of the iterations before the peak.

@@ -79,7 +79,9 @@ def assemble(cfg: DictConfig, device: torch.device) -> tuple[Any, nn.Module]:
     return data, model
 
 
-def load_run(folder: str | Path, cfg_overrides: dict[str, Any] | None = None) -> tuple[Any, nn.Module, dict[str, Any]]:
+def load_run(
+    folder: str | Path, cfg_overrides: dict[str, Any] | None = None
+) -> tuple[Any, nn.Module, dict[str, Any]]:
     """A finished or interrupted run's data, trained network and config, on the CPU, for a notebook or a probe.
 
     folder: a run directory with config.json and last.pt.   cfg_overrides: such as {"data_dir": ...}.
@@ -154,7 +156,10 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
         )
         metrics: dict[str, float] = {}
         if data.val is not None:
-            metrics |= {f"val_{k}": v for k, v in task.evaluate(model, data.val.batches(cfg.trainer.eval_batch_size))[0].items()}
+            metrics |= {
+                f"val_{k}": v
+                for k, v in task.evaluate(model, data.val.batches(cfg.trainer.eval_batch_size))[0].items()
+            }
         tested, predictions = task.evaluate(model, data.test.batches(cfg.trainer.eval_batch_size))
         metrics |= {f"test_{key}": value for key, value in tested.items()}
         figures = build(cfg.figures)(model, data, folder) if cfg.figures else {}
@@ -171,7 +176,9 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
             "parameters": parameters,
             "iterations": training.step,
             "wall_seconds": round(training.seconds, 1),
-            "images_per_second": round(training.step * cfg.trainer.batch_size / max(training.seconds, 1e-9), 1),
+            "images_per_second": round(
+                training.step * cfg.trainer.batch_size / max(training.seconds, 1e-9), 1
+            ),
             **revision,
             "versions": _versions(),
             "device": _device_name(device),
@@ -218,7 +225,12 @@ class _History:
 
 
 def _announce(
-    cfg: DictConfig, training: Training, parameters: int, device: torch.device, precision: str, step_seconds: float
+    cfg: DictConfig,
+    training: Training,
+    parameters: int,
+    device: torch.device,
+    precision: str,
+    step_seconds: float,
 ) -> None:
     left = (cfg.trainer.iterations - training.step) * step_seconds
     what = "-".join(p for p in (cfg.model.name, rundir.transform_name(cfg)) if p)
@@ -238,7 +250,9 @@ def _duration(seconds: float) -> str:
 
 
 def _numbers(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{key} {value:.2f}{'%' if key.endswith('error') else ''}" for key, value in metrics.items())
+    return ", ".join(
+        f"{key} {value:.2f}{'%' if key.endswith('error') else ''}" for key, value in metrics.items()
+    )
 
 
 def _precision(wanted: str, device: torch.device) -> str:

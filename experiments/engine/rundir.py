@@ -20,7 +20,13 @@ from experiments.engine.checkpoint import write_json
 # Where and how a run is carried out, as against what is run: none of it changes a result, so none is in the hash.
 CIRCUMSTANCES = ("device", "data_dir", "output_dir", "threads", "wandb", "figures")
 TRAINER_CIRCUMSTANCES = ("log_every", "checkpoint_every", "hint")
-NAMED = ("experiment", "model", "transform", "trainer", "seed")  # overrides that the directory's name tells already
+NAMED = (
+    "experiment",
+    "model",
+    "transform",
+    "trainer",
+    "seed",
+)  # overrides that the directory's name tells already
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
@@ -55,7 +61,9 @@ def run_name(cfg: DictConfig, overrides: Iterable[str] = ()) -> str:
     for override in sorted(overrides):
         key = override.lstrip("+~").split("=")[0]
         first, _, second = key.partition(".")
-        ignored = first in (*CIRCUMSTANCES, "hydra") or (first == "trainer" and second in TRAINER_CIRCUMSTANCES)
+        ignored = first in (*CIRCUMSTANCES, "hydra") or (
+            first == "trainer" and second in TRAINER_CIRCUMSTANCES
+        )
         if key not in NAMED and not ignored:
             extra.append(override.lstrip("+").replace("/", "_").replace(" ", ""))
     return ",".join(["-".join(p for p in parts if p), *extra])
@@ -109,5 +117,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"Another process is training {folder}: wait for it, or stop it first.") from error
+            raise UserError(
+                f"Another process is training {folder}: wait for it, or stop it first."
+            ) from error
         yield

@@ -80,12 +80,14 @@ class Tracker:
         def send() -> None:
             import wandb
 
-            self._run.log({f"figures/{name}": wandb.Image(str(path)) for name, path in paths.items()}, step=step)
+            self._run.log(
+                {f"figures/{name}": wandb.Image(str(path)) for name, path in paths.items()}, step=step
+            )
 
         self._try(send)
 
     def finish(self, exit_code: int = 0) -> None:
-        self._try(lambda: self._run.finish(exit_code=exit_code, quiet=True))
+        self._try(lambda: self._run.finish(exit_code=exit_code))
         self._run = None
 
     def _try(self, action: Callable[[], Any]) -> None:

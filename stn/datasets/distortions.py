@@ -15,7 +15,15 @@ from torch import Tensor
 from stn.sampler import sample
 from stn.transforms import Affine, ThinPlateSpline, regular_grid
 
-__all__ = ["elastic", "project", "rotate", "rotate_translate_scale", "translate_clutter", "warp_affine", "warp_quad"]
+__all__ = [
+    "elastic",
+    "project",
+    "rotate",
+    "rotate_translate_scale",
+    "translate_clutter",
+    "warp_affine",
+    "warp_quad",
+]
 
 _AFFINE = Affine()
 _SPLINE = ThinPlateSpline((4, 4))
@@ -45,7 +53,9 @@ def rotate_translate_scale(
     images = _to_float(images)
     side = images.shape[-1]
     if side * scale[1] > canvas:
-        raise ValueError(f"A {side}-pixel digit scaled by {scale[1]} does not fit a canvas of {canvas} pixels.")
+        raise ValueError(
+            f"A {side}-pixel digit scaled by {scale[1]} does not fit a canvas of {canvas} pixels."
+        )
     angle = _uniform(images, generator, -max_angle, max_angle)
     size = _uniform(images, generator, *scale)
     room = (canvas - side * size) / 2  # how far the centre may move from the canvas' centre, pixels
@@ -102,7 +112,9 @@ def translate_clutter(
     batch, side, device = len(images), images.shape[-1], images.device
     places = canvas - patch_size + 1  # per axis
     if canvas < side + patch_size:
-        raise ValueError(f"A canvas of {canvas} pixels has no room for patches of {patch_size} beside a digit of {side}.")
+        raise ValueError(
+            f"A canvas of {canvas} pixels has no room for patches of {patch_size} beside a digit of {side}."
+        )
     left, top = _integers(canvas - side + 1, (2, batch), generator, device)
 
     # A patch at row r meets the box's rows for r in [top - patch_size + 1, top + side - 1]; columns likewise.
@@ -111,7 +123,9 @@ def translate_clutter(
     # Number the free places: first all of the free rows, then what is left of the rows that meet the box.
     free_rows = (places - rows) * places
     free = (free_rows + rows * (places - columns))[:, None]  # (B, 1)
-    index = (torch.rand(batch, patches, generator=generator, device=device, dtype=torch.float64) * free).long()
+    index = (
+        torch.rand(batch, patches, generator=generator, device=device, dtype=torch.float64) * free
+    ).long()
     index = index.minimum(free - 1)
     outside = index < free_rows[:, None]
     row_a, column_a = index // places, index % places
@@ -149,7 +163,8 @@ def warp_affine(images: Tensor, canvas: int, angle: Tensor, scale: Tensor, x: Te
     cos, sin = radians.cos() / (scale * side), radians.sin() / (scale * side)
     x, y = 2 * x, 2 * y
     theta = torch.stack(
-        [canvas * cos, canvas * sin, -cos * x - sin * y, -canvas * sin, canvas * cos, sin * x - cos * y], dim=1
+        [canvas * cos, canvas * sin, -cos * x - sin * y, -canvas * sin, canvas * cos, sin * x - cos * y],
+        dim=1,
     )
     return sample(images, _AFFINE.grid(theta, (canvas, canvas)))
 
@@ -173,7 +188,9 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
         dim=2,
     )  # (B, 3, 3): unit square (u, v, 1) -> quad
     a, b, c = to_quad.unbind(2)
-    back = torch.stack([b.cross(c, dim=1), c.cross(a, dim=1), a.cross(b, dim=1)], dim=1)  # adjugate: quad -> square
+    back = torch.stack(
+        [b.cross(c, dim=1), c.cross(a, dim=1), a.cross(b, dim=1)], dim=1
+    )  # adjugate: quad -> square
     # The adjugate is the inverse times the determinant, so with its sign w is positive wherever the square's
     # homogeneous coordinate on the quad is: w > 0 is this side of the horizon.
     back = back * torch.sign((a * back[:, 0]).sum(1) * area[:, 0])[:, None, None]

@@ -16,7 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["DataNotFoundError", "Digits", "DistortedDigits", "FixedSet", "TrainStream", "load_digits", "load_mnist"]
+__all__ = [
+    "DataNotFoundError",
+    "Digits",
+    "DistortedDigits",
+    "FixedSet",
+    "TrainStream",
+    "load_digits",
+    "load_mnist",
+]
 
 # name: (md5 of the official file's raw contents, shape)
 FILES: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -25,7 +33,9 @@ FILES: dict[str, tuple[str, tuple[int, ...]]] = {
     "t10k-images-idx3-ubyte": ("2646ac647ad5339dbf082846283269ea", (10000, 28, 28)),
     "t10k-labels-idx1-ubyte": ("27ae3e4e09519cfbb04c329615203637", (10000,)),
 }
-CHUNK = 1000  # digits distorted at once for a fixed set; part of its definition, since it orders the random draws
+CHUNK = (
+    1000  # digits distorted at once for a fixed set; part of its definition, since it orders the random draws
+)
 
 
 class DataNotFoundError(FileNotFoundError):
@@ -122,7 +132,11 @@ class TrainStream:
         return self.distort(self.images[drawn], self.generator), self.labels[drawn]
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"generator": self.generator.get_state(), "order": self.order.to(torch.int32), "position": self.position}
+        state = {
+            "generator": self.generator.get_state(),
+            "order": self.order.to(torch.int32),
+            "position": self.position,
+        }
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -180,7 +194,9 @@ class DistortedDigits:
     ) -> None:
         total = len(digits.train_images)
         if not 0 <= val_size < total:
-            raise ValueError(f"dataset.val_size={val_size} is not valid: 0 to {total - 1} of {total} training digits.")
+            raise ValueError(
+                f"dataset.val_size={val_size} is not valid: 0 to {total - 1} of {total} training digits."
+            )
         self.name = digits.name
         self.device = torch.device(device)
         self._digits, self._seed, self._test_seed = digits, seed, test_seed
@@ -242,7 +258,9 @@ def _read_idx(folder: Path, name: str) -> Tensor:
         raise ValueError(f"{path} cannot be read ({error}): delete it, and it is downloaded anew.") from error
     md5, shape = FILES[name]
     if hashlib.md5(raw).hexdigest() != md5:
-        raise ValueError(f"{path} is not the official MNIST file (raw md5 is not {md5}): delete it, and it is downloaded anew.")
+        raise ValueError(
+            f"{path} is not the official MNIST file (raw md5 is not {md5}): delete it, and it is downloaded anew."
+        )
     header = 4 + 4 * len(shape)
     held = struct.unpack(f">{len(shape)}I", raw[4:header])
     if held != shape:

@@ -55,7 +55,9 @@ class CNN(nn.Module):
         self.classifier = nn.Linear(width * math.prod(left), num_classes)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Aux]:
-        x = F.relu(F.max_pool2d(self.conv1(image), 2, ceil_mode=True))  # max and ReLU commute: a quarter of the work
+        x = F.relu(
+            F.max_pool2d(self.conv1(image), 2, ceil_mode=True)
+        )  # max and ReLU commute: a quarter of the work
         x = F.relu(F.max_pool2d(self.conv2(x), 2, ceil_mode=True))
         return self.classifier(x.flatten(1)), {}
 
@@ -68,7 +70,9 @@ class STN(nn.Module):
     pool: average pooling after the transformers, as the paper does with 2 on RTS and TC; 1 for none.
     """
 
-    def __init__(self, transformers: list[SpatialTransformer], classifier: nn.Module, *, pool: int = 1) -> None:
+    def __init__(
+        self, transformers: list[SpatialTransformer], classifier: nn.Module, *, pool: int = 1
+    ) -> None:
         super().__init__()
         self.transformers = nn.ModuleList(transformers)
         self.classifier = classifier
@@ -103,7 +107,9 @@ def solve_width(make: Callable[[int], nn.Module], param_budget: int) -> int:
             return count_parameters(make(width))
 
     if count(1) > 2 * param_budget:
-        raise ValueError(f"param_budget={param_budget} is too small: width 1 already has {count(1)} parameters.")
+        raise ValueError(
+            f"param_budget={param_budget} is too small: width 1 already has {count(1)} parameters."
+        )
     low, high = 1, 2
     while count(high) < param_budget:
         low, high = high, 2 * high
@@ -117,12 +123,16 @@ def _build(make: Callable[[int], nn.Module], width: int | None, param_budget: in
     return make(solve_width(make, param_budget) if width is None else width)
 
 
-def fcn(in_shape: Shape, *, num_classes: int = 10, width: int | None = None, param_budget: int = 400_000) -> nn.Module:
+def fcn(
+    in_shape: Shape, *, num_classes: int = 10, width: int | None = None, param_budget: int = 400_000
+) -> nn.Module:
     """The fully connected baseline. in_shape: (C, H, W). width: hidden units, solved from the budget if None."""
     return _build(lambda w: FCN(in_shape, num_classes=num_classes, width=w), width, param_budget)
 
 
-def cnn(in_shape: Shape, *, num_classes: int = 10, width: int | None = None, param_budget: int = 400_000) -> nn.Module:
+def cnn(
+    in_shape: Shape, *, num_classes: int = 10, width: int | None = None, param_budget: int = 400_000
+) -> nn.Module:
     """The convolutional baseline. in_shape: (C, H, W). width: filters, solved from the budget if None."""
     return _build(lambda w: CNN(in_shape, num_classes=num_classes, width=w), width, param_budget)
 

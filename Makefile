@@ -1,0 +1,37 @@
+# Needs git, make and Python 3.11 or newer; everything else goes into .venv. Another Python: make test PYTHON=python3.12
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(STAMP)  ## train an ST-CNN for a minute on digits that come with scikit-learn
+	$(PY) train.py experiment=mnist_rts dataset=digits trainer=smoke
+
+test: lint  ## lint, then run the tests on two cores
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope
+
+lint: $(STAMP)  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+setup: $(STAMP)  ## install into .venv; the other targets do it themselves
+
+clean:  ## remove caches and build products; keeps .venv, data/ and outputs/
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Redone only when a requirement changes. uv does the installing: it keeps to the pinned versions and is many times faster.
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is needed and '$(PYTHON)' is not: name one, as in 'make test PYTHON=python3.12'." >&2; exit 1; }
+	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(PY) -m uv pip install --python $(PY) -r requirements.txt
+	$(PY) -m uv pip install --python $(PY) --no-deps -e .
+	@touch $@
