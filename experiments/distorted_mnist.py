@@ -55,6 +55,18 @@ TC = Table(
 
 TABLES = (TABLE1, TC)
 
+# Rows by how much they tell: the paper's claim first (ST-CNN against CNN), then ST-FCN against FCN, then the families.
+TELLING: tuple[Row, ...] = (
+    ("st_cnn", "affine"),
+    ("cnn", None),
+    ("st_fcn", "affine"),
+    ("fcn", None),
+    ("st_cnn", "tps"),
+    ("st_fcn", "tps"),
+    ("st_cnn", "projective"),
+    ("st_fcn", "projective"),
+)
+
 EXAMPLES = 12  # test digits in the picture: the first of each class, then the next ones
 
 

@@ -130,12 +130,8 @@ def pose_histograms(poses: Sequence[dict[str, Tensor]], path: Path, *, title: st
     figure = Figure(figsize=(11, 2.7), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(1, 4), labels.items(), strict=True):
         for k, values in enumerate(poses):
-            axes.hist(
-                values[key].numpy(),
-                bins=60,
-                color=COLOURS[k % len(COLOURS)],
-                alpha=0.85 if len(poses) == 1 else 0.6,
-            )
+            alpha = 0.85 if len(poses) == 1 else 0.6
+            axes.hist(values[key].numpy(), bins=60, color=COLOURS[k % len(COLOURS)], alpha=alpha)
         axes.set_xlabel(label)
         axes.spines[["top", "right"]].set_visible(False)
         mean, std = (float(f(torch.cat([p[key] for p in poses]))) for f in (torch.mean, torch.std))

@@ -1,6 +1,7 @@
 """Localisation networks: U -> features (paper section 3.1). The head that makes theta of them is in `Head`."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class FCTrunk(nn.Sequential):
     def __init__(self, in_shape: tuple[int, int, int], *, hidden: tuple[int, ...] = (32, 32, 32)) -> None:
         sizes = (math.prod(in_shape), *hidden)
         layers: list[nn.Module] = [nn.Flatten()]
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU()]
         super().__init__(*layers)
         self.out_features = sizes[-1]

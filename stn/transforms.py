@@ -147,6 +147,8 @@ class Projective(Transform):
         return torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0])
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        # Divided by an infinite w, a point would land on a finite 0 and pass the sampler's check.
+        theta = theta.masked_fill(theta.isinf(), math.nan)
         matrix = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).reshape(-1, 3, 3)
         mapped = points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]  # (B, N, 3)
         xy, w = mapped[..., :2], mapped[..., 2:]
@@ -195,7 +197,7 @@ class ThinPlateSpline(Transform):
         return self.control_points.flatten().float()
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
-        return self._weights(points).to(theta) @ theta.reshape(len(theta), -1, 2)
+        return self._weights(points).to(theta) @ theta.unflatten(1, (-1, 2))
 
     def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
         key = (size, theta.device, theta.dtype)
@@ -203,7 +205,7 @@ class ThinPlateSpline(Transform):
             points = regular_grid(size, "cpu", torch.float64).reshape(-1, 2)
             with torch.inference_mode(False):
                 self._grid_weights[key] = self._weights(points).to(theta.device, theta.dtype)
-        return self._grid_weights[key] @ theta.reshape(len(theta), -1, 2)
+        return self._grid_weights[key] @ theta.unflatten(1, (-1, 2))
 
     def _weights(self, points: Tensor) -> Tensor:
         """points: (N, 2).   returns: (N, K), how much each control point's source position counts at each point."""

@@ -12,15 +12,16 @@ from experiments.engine.build import UserError
 
 
 def write_atomically(path: Path, write: Any) -> None:
-    """Calls write(temporary path), then renames it to `path`: a kill at any moment leaves the old file or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Calls write(temporary path), then renames it to `path`: a kill at any moment leaves the old file or the new.
+
+    The temporary name is always the same, so that what a kill leaves is overwritten by the next attempt; the run
+    directory's lock keeps a second writer away.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,11 +1,12 @@
 """Optimiser and learning-rate schedule, with the localisation networks' own multiplier."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from experiments.engine.build import build
 from stn import localisation_parameters
@@ -28,17 +29,18 @@ def make_optimizer(model: nn.Module, config: Mapping[str, Any]) -> Optimizer:
 
 
 def one_cycle(
-    optimizer: Optimizer, *, iterations: int, warmup: float = 0.25, final: float = 1e-4
+    optimizer: Optimizer, *, iterations: int, warmup: float = 0.25, start: float = 0.04, final: float = 0.0
 ) -> LRScheduler:
-    """One cycle (Smith 2018) that peaks at each group's own learning rate and ends at `final` of its start.
+    """One cycle (Smith 2018): each group's learning rate rises to its own value and falls, both as a half cosine.
 
-    warmup: share of the iterations before the peak.
+    warmup: share of the iterations before the peak.   start, final: first and last rate as a share of the peak's.
     """
-    return OneCycleLR(
-        optimizer,
-        max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=iterations,
-        pct_start=warmup,
-        cycle_momentum=False,
-        final_div_factor=1 / final,
-    )
+    peak = warmup * iterations
+
+    def factor(step: int) -> float:
+        if step < peak:
+            return start + (1 - start) * (1 - math.cos(math.pi * step / peak)) / 2
+        fallen = min((step - peak) / max(iterations - peak, 1), 1.0)
+        return final + (1 - final) * (1 + math.cos(math.pi * fallen)) / 2
+
+    return LambdaLR(optimizer, factor)

@@ -156,10 +156,7 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
         )
         metrics: dict[str, float] = {}
         if data.val is not None:
-            metrics |= {
-                f"val_{k}": v
-                for k, v in task.evaluate(model, data.val.batches(cfg.trainer.eval_batch_size))[0].items()
-            }
+            metrics |= {key.replace("val/", "val_"): value for key, value in validate().items()}
         tested, predictions = task.evaluate(model, data.test.batches(cfg.trainer.eval_batch_size))
         metrics |= {f"test_{key}": value for key, value in tested.items()}
         figures = build(cfg.figures)(model, data, folder) if cfg.figures else {}

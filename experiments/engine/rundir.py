@@ -88,8 +88,9 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         except (ValueError, KeyError) as error:
             raise UserError(f"{path} cannot be read ({error}): delete the folder to run anew.") from error
         if theirs != config:
+            changes = ", ".join(differences(theirs, config))
             raise UserError(
-                f"{folder} holds a run of another configuration; it differs in {', '.join(differences(theirs, config))}. "
+                f"{folder} holds a run of another configuration; it differs in {changes}. "
                 "Delete the folder, or give another output_dir=."
             )
         if name == "result.json":

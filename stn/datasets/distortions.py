@@ -1,10 +1,11 @@
 """The distortions of section 4.1 and appendix A.4: R, RTS, P, E, TC, for a whole batch at once.
 
-Each is a pure function of images and a torch.Generator, on the generator's device (that of the images).
+Each is a pure function of images and a torch.Generator, which are on one device, and draws from nothing else.
 
-Convention: images (B, 1, H, W), uint8 or floating point in [0, 1]; returned (B, 1, S, S) in [0, 1], float64 for float64
-images, else float32. Black is 0 and outside is 0, so padding and background agree. Lengths are in pixels, angles in
-degrees, positive turning the digit clockwise as displayed (y points down).
+Convention: images (B, 1, H, H), uint8 or floating point in [0, 1]; returned (B, 1, S, S) in [0, 1], float64 for float64
+images, else float32; S is the canvas, or H where a distortion has none. Black is 0 and outside is 0, so padding and
+background agree. Lengths are in pixels, places from the canvas' centre with x to the right and y down, angles in
+degrees, positive turning the digit clockwise as displayed.
 """
 
 import math
@@ -67,7 +68,11 @@ def rotate_translate_scale(
 def project(
     images: Tensor, generator: torch.Generator, *, scale: tuple[float, float] = (0.75, 1.0), std: float = 5.0
 ) -> Tensor:
-    """P: scaled about the centre, then each corner moved by N(0, std) pixels per coordinate, and the image with them."""
+    """P: scaled about the centre, then each corner, and the image with it, moved by N(0, std) pixels per coordinate.
+
+    scale: uniform between the two.   std: pixels of the canvas, whatever the scale. About 1.4 % of the quads so drawn
+    are not convex and cannot hold the whole digit: see `warp_quad`.
+    """
     images = _to_float(images)
     side = images.shape[-1]
     size = _uniform(images, generator, *scale)
@@ -79,10 +84,10 @@ def project(
 def elastic(
     images: Tensor, generator: torch.Generator, *, scale: tuple[float, float] = (0.75, 1.0), std: float = 1.5
 ) -> Tensor:
-    """E: scaled about the centre, then warped by a thin plate spline, the points of a 4x4 grid moved by N(0, std) pixels.
+    """E: scaled about the centre, then warped by a 4x4 thin plate spline, its points moved by N(0, std) pixels.
 
-    The noise moves source positions on the canvas. The spline is linear in them, so that dividing them by the scale
-    is exactly "scale, then elastic".
+    scale: uniform between the two.   std: pixels of the canvas, per coordinate. The noise moves source positions on the
+    canvas. The spline is linear in them, so that dividing them by the scale is exactly "scale, then elastic".
     """
     images = _to_float(images)
     side = images.shape[-1]
@@ -106,14 +111,15 @@ def translate_clutter(
 
     source: (N, 1, H, W), the digits that patches are cut from, at uniform places. Each patch lands uniformly on the
     places where it does not touch the digit's box; where patches overlap, the brighter pixel stays.
-    raises: ValueError where a patch could find no such place.
+    canvas, patch_size: pixels.   raises: ValueError for a canvas on which a patch may find no such place.
     """
     images = _to_float(images)
     batch, side, device = len(images), images.shape[-1], images.device
     places = canvas - patch_size + 1  # per axis
-    if canvas < side + patch_size:
+    if canvas < side + 2 * patch_size - 1:  # less, and a digit in the middle leaves too little on either side
         raise ValueError(
-            f"A canvas of {canvas} pixels has no room for patches of {patch_size} beside a digit of {side}."
+            f"A canvas of {canvas} pixels has no room for patches of {patch_size} beside a digit of {side} wherever "
+            f"that stands: it takes {side + 2 * patch_size - 1}."
         )
     left, top = _integers(canvas - side + 1, (2, batch), generator, device)
 
@@ -154,7 +160,8 @@ def translate_clutter(
 def warp_affine(images: Tensor, canvas: int, angle: Tensor, scale: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Images turned, scaled about their centre, and put with the centre at (x, y) from the canvas' centre.
 
-    images: (B, 1, H, H), floating point.   angle: (B,), degrees.   scale: (B,).   x, y: (B,), pixels.
+    images: (B, 1, H, H), floating point.   angle: (B,), degrees, positive clockwise as displayed.   scale: (B,), above
+    1 enlarges.   x, y: (B,), pixels, to the right and down.
     returns: (B, 1, canvas, canvas).
     """
     side = images.shape[-1]
@@ -173,7 +180,11 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
     """Images with their four corners moved to `corners`, by the homography through them.
 
     images: (B, 1, H, W), floating point.   corners: (B, 4, 2), normalised, in the order upper left, upper right, lower
-    right, lower left.   returns: (B, 1, H, W). Points beyond the horizon are outside, so that no mirror image shows.
+    right, lower left.   returns: (B, 1, H, W).
+
+    Points beyond the horizon, seen from the image's centre, are outside, so that no mirror image shows. For a convex
+    quad none of the image is there; where a corner lies inside the triangle of the others, the opposite corner of the
+    image is, and is lost. Three corners in a line, or a quad of no area, give a black image.
     """
     # Homography from the square to the quad in closed form (Heckbert 1989, eq. 2.9-2.13 scaled to avoid division).
     p0, p1, p2, p3 = corners.unbind(1)
@@ -191,9 +202,10 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
     back = torch.stack(
         [b.cross(c, dim=1), c.cross(a, dim=1), a.cross(b, dim=1)], dim=1
     )  # adjugate: quad -> square
-    # The adjugate is the inverse times the determinant, so with its sign w is positive wherever the square's
-    # homogeneous coordinate on the quad is: w > 0 is this side of the horizon.
-    back = back * torch.sign((a * back[:, 0]).sum(1) * area[:, 0])[:, None, None]
+    # The way back's w is the determinant over the way there's, so it has one sign on each side of the horizon. The
+    # centre's side is taken (not a corner's: of a quad that is not convex that corner may be the one beyond).
+    determinant, centre = (a * back[:, 0]).sum(1), (area + (g + h) / 2)[:, 0]
+    back = back * torch.sign(determinant * centre)[:, None, None]
     points = regular_grid(tuple(images.shape[-2:]), images.device, images.dtype).reshape(-1, 2)
     points = torch.cat([points, torch.ones_like(points[:, :1])], dim=1)
     mapped = points @ back.mT  # (B, N, 3)

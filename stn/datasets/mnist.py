@@ -5,9 +5,12 @@ import hashlib
 import inspect
 import os
 import struct
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ __all__ = [
     "TrainStream",
     "load_digits",
     "load_mnist",
+    "resolve_data_dir",
 ]
 
 # name: (md5 of the official file's raw contents, shape)
@@ -53,14 +57,20 @@ class Digits:
     test_labels: Tensor
 
 
-def load_mnist(data_dir: str | Path, *, download: bool = True) -> Digits:
+def resolve_data_dir(data_dir: str | Path | None = None) -> Path:
+    """The folder that data are kept in: the argument, else the environment's STN_DATA_DIR, else ./data."""
+    return Path(data_dir or os.environ.get("STN_DATA_DIR") or "data").expanduser()
+
+
+def load_mnist(data_dir: str | Path | None = None, *, download: bool = True) -> Digits:
     """MNIST, 60,000 training and 10,000 test digits, from the idx files, gzipped or not, under `data_dir`.
 
-    Looks in data_dir/mnist, data_dir/MNIST/raw and data_dir, and checks every file against the official raw md5.
-    Where a file is missing, torchvision downloads the set into data_dir.
+    data_dir: see `resolve_data_dir`. Looks in data_dir/mnist, data_dir/MNIST/raw and data_dir for all four files, and
+    checks each against the official raw md5. Where none has all four, torchvision downloads them into
+    data_dir/MNIST/raw.
     raises: DataNotFoundError where it cannot, ValueError for a damaged file.
     """
-    data_dir = Path(data_dir)
+    data_dir = resolve_data_dir(data_dir)
     folder = _find(data_dir)
     if folder is None and download:
         _download(data_dir)
@@ -80,7 +90,7 @@ def load_mnist(data_dir: str | Path, *, download: bool = True) -> Digits:
 def load_digits() -> Digits:
     """The 1,797 8x8 handwritten digits embedded in scikit-learn, in MNIST's layout: 20x20 in a frame of 4 pixels.
 
-    A fixed split: within each class every fifth digit is a test digit: 1,433 for training, 364 for test.
+    A fixed split: sorted by class, every fifth is a test digit: 1,437 for training, 360 for test.
     """
     from sklearn import datasets  # takes a second to import, and MNIST needs none of it
 
@@ -90,8 +100,7 @@ def load_digits() -> Digits:
     images = F.pad((large * 255).round().to(torch.uint8), (4, 4, 4, 4))
     labels = torch.from_numpy(bunch.target).long()
     test = torch.zeros(len(labels), dtype=torch.bool)
-    for digit in range(10):
-        test[(labels == digit).nonzero()[::5, 0]] = True
+    test[labels.argsort(stable=True)[::5]] = True
     return Digits("digits", images[~test], labels[~test], images[test], labels[test])
 
 
@@ -132,14 +141,16 @@ class TrainStream:
         return self.distort(self.images[drawn], self.generator), self.labels[drawn]
 
     def state_dict(self) -> dict[str, Any]:
-        state = {
-            "generator": self.generator.get_state(),
-            "order": self.order.to(torch.int32),
-            "position": self.position,
-        }
-        return state
+        order = self.order.to(torch.int32)
+        return {"generator": self.generator.get_state(), "order": order, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """raises: ValueError for the state of a stream over another number of digits."""
+        if len(state["order"]) != len(self.images):
+            raise ValueError(
+                f"The state is of a stream over {len(state['order'])} training digits, and here are "
+                f"{len(self.images)}: was dataset.val_size another?"
+            )
         self.generator.set_state(state["generator"].cpu())
         self.order = state["order"].to(self.images.device, torch.int64)
         self.position = state["position"]
@@ -172,8 +183,9 @@ class FixedSet:
 class DistortedDigits:
     """Digits under a distortion (section 4.1): a stream for training, fixed draws for validation and test.
 
-    distort: a function of `stn.datasets.distortions`, its options bound; a `source` parameter is bound to the
-        training digits.
+    distort: a function of `stn.datasets.distortions`, its options bound. A `source` parameter left open is bound to
+        the training digits, without those held out; for the test set to all of them, so that it is the same for every
+        val_size.
     val_size: so many training digits are held out, the same ones for every seed; 0: none.
     seed: of the training stream alone. The test set hangs on `test_seed` only and is drawn on the CPU in float64, so
         that it is the same on every machine; it is made on first use.
@@ -205,7 +217,7 @@ class DistortedDigits:
         images = digits.train_images if not val_size else digits.train_images[self.train_index]
         labels = digits.train_labels if not val_size else digits.train_labels[self.train_index]
         self._images, self._labels = images.to(self.device), labels.to(self.device)
-        self._distort_cpu = _bind(distort, images)
+        self._unbound = distort
         self._distort = _bind(distort, self._images)
         self.in_shape: tuple[int, int, int] = tuple(  # type: ignore[assignment]
             self._distort(self._images[:1], torch.Generator(self.device).manual_seed(0)).shape[1:]
@@ -217,19 +229,31 @@ class DistortedDigits:
 
     @cached_property
     def test(self) -> FixedSet:
-        return self._fix(self._digits.test_images, self._digits.test_labels, "test")
+        distort = _bind(self._unbound, self._digits.train_images)
+        return self._fix(self._digits.test_images, self._digits.test_labels, distort, "test")
 
     @cached_property
     def val(self) -> FixedSet | None:
         if not len(self.val_index):
             return None
-        held_out = self.val_index
-        return self._fix(self._digits.train_images[held_out], self._digits.train_labels[held_out], "val")
+        images, labels = self._digits.train_images, self._digits.train_labels
+        distort = _bind(self._unbound, images[self.train_index])
+        return self._fix(images[self.val_index], labels[self.val_index], distort, "val")
 
-    def _fix(self, images: Tensor, labels: Tensor, which: str) -> FixedSet:
+    def _fix(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        distort: Callable[[Tensor, torch.Generator], Tensor],
+        which: str,
+    ) -> FixedSet:
         generator = torch.Generator().manual_seed(_seed(self._test_seed, which))
-        drawn = [self._distort_cpu(chunk.double() / 255, generator) for chunk in images.split(CHUNK)]
-        pixels = torch.cat([(d * 255).round().clamp(0, 255).to(torch.uint8) for d in drawn])
+        pixels = torch.cat(
+            [
+                (distort(chunk.double() / 255, generator) * 255).round().clamp(0, 255).to(torch.uint8)
+                for chunk in images.split(CHUNK)
+            ]
+        )
         return FixedSet(pixels.to(self.device), labels.to(self.device))
 
 
@@ -239,7 +263,8 @@ def _seed(seed: int, stream: str) -> int:
 
 
 def _bind(distort: Callable[..., Tensor], source: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:
-    return partial(distort, source=source) if "source" in inspect.signature(distort).parameters else distort
+    parameter = inspect.signature(distort).parameters.get("source")
+    return partial(distort, source=source) if parameter and parameter.default is parameter.empty else distort
 
 
 def _find(data_dir: Path) -> Path | None:
@@ -250,16 +275,16 @@ def _find(data_dir: Path) -> Path | None:
 
 
 def _read_idx(folder: Path, name: str) -> Tensor:
-    """One idx file: a header of big-endian integers, then bytes. raises: ValueError where it is not the official one."""
+    """One idx file, a big-endian header and bytes. raises: ValueError where it is not the official one."""
     path = folder / name if (folder / name).is_file() else folder / f"{name}.gz"
     try:
         raw = path.read_bytes() if path.suffix != ".gz" else gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}): delete it, and it is downloaded anew.") from error
     md5, shape = FILES[name]
     if hashlib.md5(raw).hexdigest() != md5:
         raise ValueError(
-            f"{path} is not the official MNIST file (raw md5 is not {md5}): delete it, and it is downloaded anew."
+            f"{path} is not the official MNIST file (its raw md5 is not {md5}): delete it, and it is downloaded anew."
         )
     header = 4 + 4 * len(shape)
     held = struct.unpack(f">{len(shape)}I", raw[4:header])
@@ -273,9 +298,16 @@ def _download(data_dir: Path) -> None:
 
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        MNIST(str(data_dir), download=True)
-    except (OSError, RuntimeError) as error:
-        raise _missing(data_dir, f"and downloading them failed ({error})") from error
+        # In a folder of its own, and moved when all is there: torchvision takes any file of the right name, whole or
+        # not, for a download that is done.
+        with tempfile.TemporaryDirectory(prefix=".mnist-", dir=data_dir) as temporary:
+            MNIST(temporary, download=True)
+            folder = data_dir / "MNIST" / "raw"
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                os.replace(Path(temporary) / "MNIST" / "raw" / name, folder / name)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise _missing(data_dir, f"and downloading them failed ({' '.join(str(error).split())})") from error
 
 
 def _missing(data_dir: Path, why: str) -> DataNotFoundError:

@@ -1,0 +1,204 @@
+"""Fills the tables: lists a table's missing cells, trains what a time budget allows, publishes what is finished.
+
+Everything is kept in two places only: run directories (resumable, `outputs/`) and published results
+(`results/runs/<experiment>/<run>.json`, one file a run, so that results of several machines merge without conflict).
+"""
+
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from experiments import distorted_mnist
+from experiments.engine import rundir
+from experiments.engine.build import UserError
+from experiments.engine.checkpoint import write_json
+from experiments.report import Row, Table
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
+    "table1": (distorted_mnist.TABLE1, distorted_mnist.TELLING),
+    "tc": (distorted_mnist.TC, distorted_mnist.TELLING),
+}
+GRACE = 20.0  # seconds that a stopped training has to end by itself
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a table: what train.py is told, and where its result goes."""
+
+    overrides: tuple[str, ...]
+    folder: Path  # the run directory
+    published: Path  # results/runs/<experiment>/<run>.json
+    config: dict[str, Any]
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.published.parent.name}/{self.published.stem}"
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        """What takes the same time whatever the seed."""
+        return self.published.parent.name, self.folder.parent.name
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished result of this very configuration, published or in the run directory."""
+        for path in (self.published, self.folder / "result.json"):
+            if path.exists():
+                try:
+                    held = json.loads(path.read_text())
+                except ValueError as error:
+                    raise UserError(f"{path} cannot be read ({error}): delete it to run this cell anew.") from error
+                if held.get("config") == self.config:
+                    return held
+        return None
+
+
+def plan(
+    table: str, *, trainer: str, seeds: Sequence[int], results: Path, extra: Sequence[str] = ()
+) -> list[Run]:
+    """All runs of a table, the most telling first: seed by seed, and in each the rows of the section's `TELLING`.
+
+    extra: overrides of circumstances (device=, threads=, data_dir=, output_dir=, wandb.mode=).
+    raises: UserError for an unknown table, trainer or an override that would change what is measured.
+    """
+    if table not in TABLES:
+        raise UserError(f"There is no table {table!r}: choose {' or '.join(TABLES)}.")
+    trainers = sorted(path.stem for path in (ROOT / "configs" / "trainer").glob("*.yaml"))
+    if trainer not in trainers:
+        raise UserError(f"There is no trainer {trainer!r}: choose one of {', '.join(trainers)}.")
+    for override in extra:
+        if override.split("=")[0].split(".")[0] not in rundir.CIRCUMSTANCES:
+            raise UserError(f"{override} would change what a cell measures; use train.py for that.")
+    definition, telling = TABLES[table]
+    runs = []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        for seed in seeds:
+            for row in telling:
+                for experiment in definition.columns:
+                    if experiment in definition.paper.get(row, {}):
+                        runs.append(_run(experiment, row, trainer, seed, results, extra))
+    return runs
+
+
+def _run(experiment: str, row: Row, trainer: str, seed: int, results: Path, extra: Sequence[str]) -> Run:
+    model, transform = row
+    overrides = [f"experiment={experiment}", f"model={model}", f"trainer={trainer}", f"seed={seed}", *extra]
+    if transform is not None:
+        overrides.insert(2, f"transform={transform}")
+    cfg = compose("train", overrides)
+    folder = rundir.run_dir(cfg, overrides)
+    published = results / "runs" / experiment / f"{folder.parent.name}-{folder.name}.json"
+    return Run(tuple(overrides), ROOT / folder, published, rundir.identity(cfg), seed)
+
+
+def publish(runs: Sequence[Run]) -> list[Path]:
+    """Copies finished results from run directories to results/. returns: the files that are new or changed."""
+    written = []
+    for run in runs:
+        result = run.result()
+        path = run.published
+        if result is not None and (not path.exists() or json.loads(path.read_text()) != result):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, result)
+            written.append(path)
+    return written
+
+
+def estimate(run: Run, runs: Sequence[Run]) -> float | None:
+    """Seconds that a run takes on the evidence of finished runs of the same cell, its median. None without any.
+
+    What its own checkpoint has done already is not taken off.
+    """
+    held = (other.result() for other in runs if other.cell == run.cell)
+    seconds = [result["wall_seconds"] for result in held if result is not None]
+    return statistics.median(seconds) if seconds else None
+
+
+def parse_budget(text: str | None) -> float:
+    """ "90s", "30m", "2h", "1h30m" in seconds; None is without end. raises: UserError for anything else."""
+    if text is None:
+        return float("inf")
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if not text or match is None:
+        raise UserError(f"--budget {text} is not a time: write 90s, 30m, 2h or 1h30m.")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return hours * 3600.0 + minutes * 60.0 + seconds
+
+
+def reproduce(
+    runs: Sequence[Run], *, budget: float, dry_run: bool, say: Callable[[str], None] = print
+) -> dict[str, list[str]]:
+    """Trains the missing runs in order, until none is missing or the budget (seconds) is spent.
+
+    A run that would not end within the budget is started all the same: it is stopped in time, and the same command
+    goes on from its checkpoint. A run known to need more than is left gives way to a later one that fits.
+    returns: labels of the runs `done` (before and now), `failed`, and `open`.
+    """
+    outcome: dict[str, list[str]] = {"done": [], "failed": [], "open": []}
+    publish([] if dry_run else runs)
+    missing = [run for run in runs if run.result() is None]
+    outcome["done"] = [run.label for run in runs if run not in missing]
+    say(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {len(missing)} missing.")
+    if dry_run:
+        for run in missing:
+            seconds, state = estimate(run, runs), "started" if (run.folder / "last.pt").exists() else "missing"
+            say(f"  {state}  {run.label}" + (f"  about {seconds / 60:.0f} min" if seconds else ""))
+        outcome["open"] = [run.label for run in missing]
+        return outcome
+
+    end = time.monotonic() + budget
+    waiting = list(missing)
+    while waiting and time.monotonic() < end:
+        left = end - time.monotonic()
+        fits = [run for run in waiting if (estimate(run, runs) or 0) <= left]
+        run = (fits or waiting)[0]
+        waiting.remove(run)
+        say(f"\n{run.label}  ({len(outcome['done']) + 1} of {len(runs)})")
+        status = _train(run, left)
+        publish([run])
+        kind = "done" if run.result() is not None else "open" if status is None else "failed"
+        outcome[kind].append(run.label)
+    outcome["open"] += [run.label for run in waiting]
+    say(f"\n{len(outcome['done'])} finished, {len(outcome['open'])} open, {len(outcome['failed'])} failed.")
+    for label in outcome["failed"]:
+        say(f"  failed  {label}")
+    if outcome["open"]:
+        say("The same command goes on where this one stopped.")
+    return outcome
+
+
+def _train(run: Run, timeout: float) -> int | None:
+    """train.py in a process of its own. returns: its exit status, None if it was stopped because the time was up."""
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *run.overrides], cwd=ROOT)
+    try:
+        return process.wait(None if timeout == float("inf") else timeout)
+    except subprocess.TimeoutExpired:
+        _stop(process)
+        return None
+    except BaseException:
+        _stop(process)
+        raise
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGINT)
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,28 @@
+"""Small runs on the embedded digits, in a folder of the test's own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "dataset=digits", "trainer=smoke", "device=cpu", "threads=1", "model.width=4", "trainer.iterations=4",
+    "trainer.batch_size=8", "trainer.log_every=2", "trainer.checkpoint_every=2", "trainer.val_every=2",
+    "wandb.mode=disabled", "figures=null",
+)  # fmt: skip
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Callable[..., DictConfig]:
+    """configure("experiment=mnist_r", ...): the configuration of a four-step run, writing below tmp_path."""
+
+    def make(*overrides: str, tiny: bool = True) -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            return compose("train", [*(TINY if tiny else ()), f"output_dir={tmp_path}/outputs", *overrides])
+
+    return make

@@ -1,0 +1,63 @@
+"""Every file in configs/ composes, builds and trains; every experiment file's header is a true lab note."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from experiments.distorted_mnist import PAPER
+from experiments.engine.run import run
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("model", ["fcn", "cnn", "st_fcn", "st_cnn"])
+def test_every_experiment_trains_two_steps_with_every_model(configure, experiment, model):
+    result = run(configure(f"experiment={experiment}", f"model={model}", "trainer.iterations=2"))
+    assert (result["experiment"], result["model"], result["iterations"]) == (experiment, model, 2)
+    assert 0 <= result["metrics"]["test_error"] <= 100
+    assert (result["transform"] is None) == (not model.startswith("st_"))
+
+
+@pytest.mark.parametrize("transform", sorted(path.stem for path in (CONFIGS / "transform").glob("*.yaml")))
+@pytest.mark.parametrize("model", ["st_fcn", "st_cnn"])
+def test_every_transform_trains(configure, transform, model):
+    assert run(configure(f"transform={transform}", f"model={model}"))["transform"] == transform
+
+
+@pytest.mark.parametrize("trainer", ["paper", "fast"])
+def test_the_long_schedules_train_a_few_steps(configure, trainer):
+    result = run(configure(f"trainer={trainer}", "trainer.iterations=2"))
+    assert result["trainer"] == trainer
+
+
+def test_paper_schedule_is_the_papers(configure):
+    cfg = configure("model=st_cnn", tiny=False)
+    assert OmegaConf.select(cfg, "trainer.name") == "paper"
+    assert (cfg.trainer.iterations, cfg.trainer.batch_size) == (150_000, 256)
+    assert (cfg.optimizer._target_, cfg.optimizer.lr, cfg.optimizer.weight_decay) == ("torch.optim.SGD", 0.01, 0)
+    assert (cfg.trainer.schedule.step_size, cfg.trainer.schedule.gamma) == (50_000, 0.1)
+    assert cfg.model.param_budget == 400_000 and cfg.dataset.val_size == 0
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_header_says_what_to_run_and_the_papers_numbers(experiment):
+    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    lines = text.splitlines()
+    assert lines[0] == "# @package _global_"
+    assert "paper section" in lines[1]
+    header = dict(re.findall(r"^# (\w+): +(.*)$", text, re.M))
+    assert set(header) == {"run", "takes", "paper"}
+    assert header["run"].startswith(f"python train.py experiment={experiment}")
+    numbers = [float(n) for n in re.findall(r"(\d+\.\d+) % error|(\d+\.\d+) % with", header["paper"]) for n in n if n]
+    assert numbers == [PAPER["st_cnn", "affine"][experiment], PAPER["cnn", None][experiment]]
+    assert yaml.safe_load(text)["experiment"] == experiment
+
+
+def test_every_config_file_says_what_it_is():
+    for path in CONFIGS.rglob("*.yaml"):
+        assert any(line.startswith("# ") and "@package" not in line for line in path.read_text().splitlines()), path
