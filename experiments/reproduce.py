@@ -60,7 +60,9 @@ class Run:
                 try:
                     held = json.loads(path.read_text())
                 except ValueError as error:
-                    raise UserError(f"{path} cannot be read ({error}): delete it to run this cell anew.") from error
+                    raise UserError(
+                        f"{path} cannot be read ({error}): delete it to run this cell anew."
+                    ) from error
                 if held.get("config") == self.config:
                     return held
         return None
@@ -83,26 +85,28 @@ def plan(
         if override.split("=")[0].split(".")[0] not in rundir.CIRCUMSTANCES:
             raise UserError(f"{override} would change what a cell measures; use train.py for that.")
     definition, telling = TABLES[table]
-    runs = []
+    cells = [(e, row) for row in telling for e in definition.columns if e in definition.paper.get(row, {})]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        for seed in seeds:
-            for row in telling:
-                for experiment in definition.columns:
-                    if experiment in definition.paper.get(row, {}):
-                        runs.append(_run(experiment, row, trainer, seed, results, extra))
-    return runs
+        by_cell = [_runs(experiment, row, trainer, seeds, results, extra) for experiment, row in cells]
+    return [runs[i] for i in range(len(seeds)) for runs in by_cell]
 
 
-def _run(experiment: str, row: Row, trainer: str, seed: int, results: Path, extra: Sequence[str]) -> Run:
+def _runs(
+    experiment: str, row: Row, trainer: str, seeds: Sequence[int], results: Path, extra: Sequence[str]
+) -> list[Run]:
+    """A cell's runs, one a seed."""
     model, transform = row
-    overrides = [f"experiment={experiment}", f"model={model}", f"trainer={trainer}", f"seed={seed}", *extra]
-    if transform is not None:
-        overrides.insert(2, f"transform={transform}")
+    chosen = [f"transform={transform}"] if transform is not None else []
+    overrides = [f"experiment={experiment}", f"model={model}", *chosen, f"trainer={trainer}", *extra]
     cfg = compose("train", overrides)
-    folder = rundir.run_dir(cfg, overrides)
-    published = results / "runs" / experiment / f"{folder.parent.name}-{folder.name}.json"
-    return Run(tuple(overrides), ROOT / folder, published, rundir.identity(cfg), seed)
+    runs = []
+    for seed in seeds:
+        cfg.seed = seed
+        folder = rundir.run_dir(cfg, overrides)
+        published = results / "runs" / experiment / f"{folder.parent.name}-{folder.name}.json"
+        runs.append(Run((*overrides, f"seed={seed}"), ROOT / folder, published, rundir.identity(cfg), seed))
+    return runs
 
 
 def publish(runs: Sequence[Run]) -> list[Path]:
@@ -155,7 +159,10 @@ def reproduce(
     say(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {len(missing)} missing.")
     if dry_run:
         for run in missing:
-            seconds, state = estimate(run, runs), "started" if (run.folder / "last.pt").exists() else "missing"
+            seconds, state = (
+                estimate(run, runs),
+                "started" if (run.folder / "last.pt").exists() else "missing",
+            )
             say(f"  {state}  {run.label}" + (f"  about {seconds / 60:.0f} min" if seconds else ""))
         outcome["open"] = [run.label for run in missing]
         return outcome

@@ -13,9 +13,13 @@ from experiments.reproduce import ROOT, TABLES, parse_budget, plan, reproduce
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table", choices=sorted(TABLES))
-    parser.add_argument("overrides", nargs="*", help="circumstances for train.py, such as device=cuda wandb.mode=online")
+    parser.add_argument(
+        "overrides", nargs="*", help="circumstances for train.py, such as device=cuda wandb.mode=online"
+    )
     parser.add_argument("--trainer", default="paper")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--budget", help="90s, 30m, 2h, 1h30m; default: until all is done")

@@ -1,6 +1,7 @@
 """Config to objects: `_target_` and hydra's instantiate, for our own classes and torch's optimisers only."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 from hydra.utils import instantiate
@@ -21,7 +22,11 @@ def build(node: Any, **kwargs: Any) -> Any:
     raises: UserError for a target outside `ALLOWED` anywhere in the node (a config that came with somebody's
     checkpoint must not run arbitrary code), for an unknown argument, or for a value the constructor refuses.
     """
-    tree = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig | ListConfig) else node
+    tree = (
+        OmegaConf.to_container(node, resolve=True)
+        if isinstance(node, DictConfig | ListConfig)
+        else deepcopy(node)
+    )
     for part in _targets(tree):
         if not str(part["_target_"]).startswith(ALLOWED):
             raise UserError(

@@ -39,7 +39,11 @@ def test_paper_schedule_is_the_papers(configure):
     cfg = configure("model=st_cnn", tiny=False)
     assert OmegaConf.select(cfg, "trainer.name") == "paper"
     assert (cfg.trainer.iterations, cfg.trainer.batch_size) == (150_000, 256)
-    assert (cfg.optimizer._target_, cfg.optimizer.lr, cfg.optimizer.weight_decay) == ("torch.optim.SGD", 0.01, 0)
+    assert (cfg.optimizer._target_, cfg.optimizer.lr, cfg.optimizer.weight_decay) == (
+        "torch.optim.SGD",
+        0.01,
+        0,
+    )
     assert (cfg.trainer.schedule.step_size, cfg.trainer.schedule.gamma) == (50_000, 0.1)
     assert cfg.model.param_budget == 400_000 and cfg.dataset.val_size == 0
 
@@ -53,11 +57,15 @@ def test_header_says_what_to_run_and_the_papers_numbers(experiment):
     header = dict(re.findall(r"^# (\w+): +(.*)$", text, re.M))
     assert set(header) == {"run", "takes", "paper"}
     assert header["run"].startswith(f"python train.py experiment={experiment}")
-    numbers = [float(n) for n in re.findall(r"(\d+\.\d+) % error|(\d+\.\d+) % with", header["paper"]) for n in n if n]
+    numbers = [
+        float(n) for n in re.findall(r"(\d+\.\d+) % error|(\d+\.\d+) % with", header["paper"]) for n in n if n
+    ]
     assert numbers == [PAPER["st_cnn", "affine"][experiment], PAPER["cnn", None][experiment]]
     assert yaml.safe_load(text)["experiment"] == experiment
 
 
 def test_every_config_file_says_what_it_is():
     for path in CONFIGS.rglob("*.yaml"):
-        assert any(line.startswith("# ") and "@package" not in line for line in path.read_text().splitlines()), path
+        assert any(
+            line.startswith("# ") and "@package" not in line for line in path.read_text().splitlines()
+        ), path

@@ -55,7 +55,9 @@ def test_the_stored_predictions_are_those_that_were_counted(configure):
     result = run(cfg)
     data, model, _ = load_run(rundir.run_dir(cfg))
     predictions = torch.load(rundir.run_dir(cfg) / "predictions.pt", weights_only=True)
-    assert result["metrics"]["test_error"] == pytest.approx(100 * (predictions != data.test.labels).double().mean().item())
+    assert result["metrics"]["test_error"] == pytest.approx(
+        100 * (predictions != data.test.labels).double().mean().item()
+    )
     with torch.no_grad():
         assert torch.equal(model(data.test.images.float() / 255)[0].argmax(1), predictions.long())
     assert data.test.fingerprint == result["test_fingerprint"]
@@ -93,7 +95,10 @@ def test_names(configure):
     assert rundir.run_name(cfg, ["experiment=mnist_rts", "transform=projective", "seed=3", "device=cpu"]) == (
         "st_fcn-projective-smoke"
     )
-    assert rundir.run_name(cfg, ["optimizer.lr=0.1", "+a.b=2"]) == "st_fcn-projective-smoke,a.b=2,optimizer.lr=0.1"
+    assert (
+        rundir.run_name(cfg, ["optimizer.lr=0.1", "+a.b=2"])
+        == "st_fcn-projective-smoke,a.b=2,optimizer.lr=0.1"
+    )
     assert rundir.run_name(configure("model=cnn")) == "cnn-smoke"
     assert rundir.run_dir(cfg).parts[-3:] == ("mnist_rts", "st_fcn-projective-smoke", "seed_3")
 

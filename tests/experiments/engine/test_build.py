@@ -1,0 +1,159 @@
+"""Config to object: an allow-list, labels, clear errors; optimiser groups and schedules; the command line's errors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import stn
+from experiments.engine.build import UserError, build
+from experiments.engine.cli import explain_bad_overrides
+from experiments.engine.optim import make_optimizer, one_cycle
+from stn.models.mnist import cnn, st_cnn
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "builtins.eval", "torch.load", "stnx.Affine", "subprocess.run"]
+)
+def test_other_peoples_code_is_refused_at_any_depth(target):
+    with pytest.raises(UserError, match="is not allowed"):
+        build(OmegaConf.create({"_target_": target}))
+    with pytest.raises(UserError, match="is not allowed"):
+        build(OmegaConf.create({"_target_": "stn.transforms.Affine", "deep": [{"x": {"_target_": target}}]}))
+
+
+def test_name_is_a_label_and_the_config_stays_as_it_was():
+    node = OmegaConf.create({"_target_": "stn.transforms.Translation", "name": "translation", "scale": 0.25})
+    assert build(node).scale == 0.25
+    assert node.name == "translation"
+    plain = {"_target_": "stn.transforms.Affine", "name": "affine"}
+    assert isinstance(build(plain), stn.Affine)
+    assert plain["name"] == "affine"
+
+
+def test_a_constructors_refusal_is_the_message():
+    with pytest.raises(ValueError, match="Translation needs a scale above 0"):
+        build(OmegaConf.create({"_target_": "stn.transforms.Translation", "scale": -1}))
+    with pytest.raises(UserError, match="unexpected keyword argument 'sclae'"):
+        build(OmegaConf.create({"_target_": "stn.transforms.Translation", "sclae": 1}))
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_localisation_has_its_own_rate_and_every_parameter_is_in_one_group(name):
+    model = st_cnn((1, 28, 28), transform=stn.Affine(), width=4)
+    optimizer = make_optimizer(
+        model, {"_target_": f"torch.optim.{name}", "lr": 0.1, "weight_decay": 0.0, "localisation_lr": 0.01}
+    )
+    rest, localisation = optimizer.param_groups
+    assert (rest["lr"], localisation["lr"]) == (0.1, pytest.approx(0.001))
+    assert {id(p) for p in localisation["params"]} == {id(p) for p in stn.localisation_parameters(model)}
+    assert sorted(map(id, rest["params"] + localisation["params"])) == sorted(map(id, model.parameters()))
+    before = [p.detach().clone() for p in localisation["params"]]
+    model(torch.rand(4, 1, 28, 28))[0].sum().backward()
+    optimizer.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, localisation["params"], strict=True))
+    alone = make_optimizer(
+        cnn((1, 28, 28), width=4), {"_target_": "torch.optim.SGD", "lr": 0.1, "localisation_lr": 5}
+    )
+    assert [group["lr"] for group in alone.param_groups] == [0.1]
+
+
+def test_schedules_reach_the_optimiser_in_every_group():
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD(
+        [{"params": parameters[:1], "lr": 1.0}, {"params": parameters[1:], "lr": 0.1}]
+    )
+    schedule = one_cycle(optimizer, iterations=100, warmup=0.25, start=0.04, final=0.0)
+    rates = []
+    for _ in range(100):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx([0.04, 0.004])
+    assert rates[25] == pytest.approx([1.0, 0.1])
+    assert max(r[0] for r in rates) == rates[25][0]
+    # Half a cosine: midway between peak and end it is at half.
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+    assert (rates[62][0] + rates[63][0]) / 2 == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_papers_decay_divides_by_ten():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    node = {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 50, "gamma": 0.1}
+    schedule, rates = build(node)(optimizer), []
+    for _ in range(150):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert [rates[i] for i in (0, 49, 50, 99, 100, 149)] == pytest.approx(
+        [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trainr=fast"], "Did you mean trainer?"),
+        (
+            ["trainer=fst"],
+            "trainer=fst: there is no such trainer. Did you mean fast? Valid: fast, paper, smoke.",
+        ),
+        (["experiment=mnist_rts,mnist_x"], "experiment=mnist_x"),
+        (["trainer.iteratons=3"], "Did you mean iterations? Valid: trainer.batch_size"),
+        (["trainer=fast", "dataset.distort.angle=3"], "dataset.distort.max_angle"),
+        (["sed=1"], "Did you mean seed?"),
+    ],
+)
+def test_misspelt_keys_and_values_get_the_valid_ones(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        explain_bad_overrides(arguments, config_dir="configs", config_name="train")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["experiment=mnist_r,mnist_rts", "model=cnn,st_cnn", "seed=0,1,2", "-m"],
+        ["optimizer.lr=0.1", "+optimizer.nesterov=true", "hydra.verbose=true", "transform.control_points=[3,3]",
+         "transform=tps"],
+        ["--help"],
+        ["seed=range(0,3)"],
+    ],
+)  # fmt: skip
+def test_good_overrides_pass(arguments):
+    explain_bad_overrides(arguments, config_dir="configs", config_name="train")
+
+
+def test_train_py_sweeps_and_a_second_time_runs_nothing(tmp_path):
+    command = [
+        sys.executable, str(ROOT / "train.py"), "-m", "experiment=mnist_r", "model=fcn,st_fcn", "seed=0,1",
+        "dataset=digits", "trainer=smoke", "trainer.iterations=2", "trainer.batch_size=8", "model.width=4", "threads=1",
+        "trainer.log_every=2", "trainer.checkpoint_every=2", "trainer.val_every=2", "wandb.mode=disabled",
+        f"output_dir={tmp_path}/outputs",
+    ]  # fmt: skip
+    first = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    results = sorted((tmp_path / "outputs").rglob("result.json"))
+    assert len(results) == 4
+    assert sorted({path.name for path in results[0].parent.iterdir()} & {"examples.png", "last.pt"}) == [
+        "examples.png", "last.pt",
+    ]  # fmt: skip
+    assert first.stdout.count("result: ") == 4
+    stamps = [path.stat().st_mtime_ns for path in results]
+    second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert second.stdout.count("skipped") == 4
+    assert [path.stat().st_mtime_ns for path in results] == stamps
+
+
+def test_an_error_of_the_users_is_one_sentence_and_status_2(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "device=gpu", f"output_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "device=gpu is not valid: choose one of auto, cpu, cuda."

@@ -1,0 +1,162 @@
+"""The reproduction script: what is missing, in which order, published once, stopped and continued."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import reproduce
+from experiments.engine.build import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def plan(tmp_path, table="tc", trainer="smoke", seeds=(0, 1)):
+    extra = [f"output_dir={tmp_path}/outputs", "wandb.mode=disabled"]
+    return reproduce.plan(table, trainer=trainer, seeds=seeds, results=tmp_path / "results", extra=extra)
+
+
+def result_of(run, **changes):
+    return {
+        "config": run.config,
+        "seed": run.seed,
+        "wall_seconds": 60.0,
+        "metrics": {"test_error": 1.0},
+    } | changes
+
+
+def finish(run, where, **changes):
+    path = run.folder / "result.json" if where == "outputs" else run.published
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result_of(run, **changes)))
+
+
+def test_a_table_is_its_cells_seed_by_seed_the_most_telling_first(tmp_path):
+    runs = plan(tmp_path)
+    assert [run.label for run in runs] == [
+        f"mnist_tc/{row}-smoke-seed_{seed}"
+        for seed in (0, 1)
+        for row in ("st_cnn-affine", "cnn", "st_fcn-affine", "fcn")
+    ]
+    assert len(plan(tmp_path, "table1", "paper", (0, 1, 2))) == 8 * 4 * 3
+    assert runs[0].overrides[:3] == ("experiment=mnist_tc", "model=st_cnn", "transform=affine")
+    assert runs[1].overrides[1:3] == ("model=cnn", "trainer=smoke")
+    assert len({run.published for run in runs}) == len(runs)
+
+
+def test_missing_are_those_without_a_result_of_this_very_configuration(tmp_path):
+    runs = plan(tmp_path)
+    finish(runs[0], "outputs")
+    finish(runs[1], "results")
+    finish(runs[2], "results", config={"another": 1})
+    said = []
+    outcome = reproduce.reproduce(runs, budget=0, dry_run=True, say=said.append)
+    assert outcome["done"] == [runs[0].label, runs[1].label]
+    assert outcome["open"] == [run.label for run in runs[2:]]
+    assert said[0] == "8 runs: 2 finished, 6 missing."
+    assert not runs[0].published.exists()  # a dry run writes nothing
+
+
+def test_finished_runs_are_published_one_file_each(tmp_path):
+    runs = plan(tmp_path)
+    finish(runs[0], "outputs")
+    assert reproduce.publish(runs) == [runs[0].published]
+    assert json.loads(runs[0].published.read_text()) == result_of(runs[0])
+    assert reproduce.publish(runs) == []
+    shutil.rmtree(tmp_path / "outputs")
+    assert runs[0].result() == result_of(runs[0])
+
+
+def test_estimates_come_from_the_same_cell_alone(tmp_path):
+    runs = plan(tmp_path, seeds=(0, 1, 2))
+    finish(runs[0], "outputs", wall_seconds=100.0)
+    finish(runs[4], "outputs", wall_seconds=300.0)
+    finish(runs[1], "outputs", wall_seconds=7.0)
+    assert reproduce.estimate(runs[8], runs) == 200.0
+    assert reproduce.estimate(runs[9], runs) == 7.0
+    assert reproduce.estimate(runs[10], runs) is None
+
+
+def test_a_budget_runs_what_fits_and_says_what_is_left(tmp_path, monkeypatch):
+    runs = plan(tmp_path)
+    finish(runs[0], "outputs", wall_seconds=1e6)  # so seed 1 of this cell is known not to fit
+    trained = []
+
+    def train(run, timeout):
+        assert 0 < timeout <= 3600
+        trained.append(run.label)
+        if run is runs[1]:
+            return 1
+        finish(run, "outputs")
+        return 0
+
+    monkeypatch.setattr(reproduce, "_train", train)
+    outcome = reproduce.reproduce(runs, budget=3600, dry_run=False, say=lambda _: None)
+    assert outcome["failed"] == [runs[1].label]
+    assert trained[-1] == runs[4].label  # last of all, since nothing that fits is left
+    assert all(run.published.exists() for run in runs if run is not runs[1])
+
+
+def test_no_budget_left_starts_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "_train", lambda *_: pytest.fail("started"))
+    outcome = reproduce.reproduce(plan(tmp_path), budget=0, dry_run=False, say=lambda _: None)
+    assert len(outcome["open"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), (None, float("inf"))]
+)
+def test_budgets(text, seconds):
+    assert reproduce.parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["30", "m", "", "2 h", "1m1h", "-5m"])
+def test_bad_budgets(text):
+    with pytest.raises(UserError, match="write 90s, 30m, 2h or 1h30m"):
+        reproduce.parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tc", "--seeds", "a"], "is not a list of seeds"),
+        (["tc", "--trainer", "fats"], "choose one of fast, paper, smoke"),
+        (["tc", "optimizer.lr=1"], "would change what a cell measures"),
+        (["tc", "--budget", "soon"], "is not a time"),
+    ],
+)
+def test_the_scripts_errors_are_one_sentence(arguments, message):
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+
+
+def test_a_stopped_training_keeps_its_checkpoint_and_goes_on(tmp_path, monkeypatch):
+    (run,) = plan(tmp_path, seeds=(0,))[:1]
+    small = ("dataset=digits", "threads=1", "model.width=4", "trainer.batch_size=8", "trainer.log_every=1",
+             "trainer.checkpoint_every=1", "trainer.val_every=1", "figures=null")  # fmt: skip
+    run = reproduce.Run(
+        (*run.overrides, *small), *(getattr(run, f) for f in ("folder", "published", "config", "seed"))
+    )
+    stopped = []
+    real_wait = subprocess.Popen.wait
+
+    def wait(self, timeout=None):  # the time is up as soon as there is a checkpoint
+        if not stopped:
+            while self.poll() is None and not list((tmp_path / "outputs").rglob("last.pt")):
+                time.sleep(0.01)
+            stopped.append(self)
+            raise subprocess.TimeoutExpired(self.args, 0)
+        return real_wait(self, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
+    assert reproduce._train(run, 1.0) is None
+    assert stopped[0].returncode not in (None, -signal.SIGKILL)
+    (last,) = (tmp_path / "outputs").rglob("last.pt")
+    assert not (last.parent / "result.json").exists()
