@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint tables clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -13,12 +13,15 @@ demo: $(STAMP)  ## train an ST-CNN for a minute on digits that come with scikit-
 	$(PY) train.py experiment=mnist_rts dataset=digits trainer=smoke
 
 test: lint  ## lint, then run the tests on two cores
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX and the tables in README.md
+	$(PY) scripts/make_tables.py --page README.md
 
 setup: $(STAMP)  ## install into .venv; the other targets do it themselves
 

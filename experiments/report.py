@@ -702,3 +702,15 @@ def write_tables(
     for path, content in texts.items():
         path.write_text(content, encoding="utf-8", newline="\n")
     return text, list(texts)
+
+
+def embed(page: str | Path, text: str) -> bool:
+    """Put the tables between `<!-- tables -->` and `<!-- /tables -->` of a page; False where it has no such place."""
+    page = Path(page)
+    before, begin, rest = page.read_text(encoding="utf-8").partition("<!-- tables -->\n")
+    _, end, after = rest.partition("<!-- /tables -->\n")
+    if not (begin and end):
+        return False
+    # The page has its own headings; the tables' links are the page's business.
+    page.write_text(f"{before}{begin}{text.rstrip()}\n{end}{after}", encoding="utf-8", newline="\n")
+    return True

@@ -7,6 +7,7 @@ Everything is kept in two places only: run directories (resumable, `outputs/`) a
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -110,7 +111,10 @@ def _runs(
 
 
 def publish(runs: Sequence[Run]) -> list[Path]:
-    """Copies finished results from run directories to results/. returns: the files that are new or changed."""
+    """Copies finished results from run directories to results/runs/, and the first seed's pictures to results/figures/.
+
+    returns: the result files that are new or changed.
+    """
     written = []
     for run in runs:
         result = run.result()
@@ -119,7 +123,16 @@ def publish(runs: Sequence[Run]) -> list[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, result)
             written.append(path)
+            if run.seed == 0:
+                _publish_pictures(run)
     return written
+
+
+def _publish_pictures(run: Run) -> None:
+    figures = run.published.parents[2] / "figures" / run.published.parent.name
+    for picture in sorted(run.folder.glob("*.png")):
+        figures.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(picture, figures / f"{run.published.stem}-{picture.name}")
 
 
 def estimate(run: Run, runs: Sequence[Run]) -> float | None:

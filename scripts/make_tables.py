@@ -1,7 +1,8 @@
 """Make results/README.md and results/tables/ from the result.json of every published run.
 
 python scripts/make_tables.py                # results/runs/ -> results/
-python scripts/make_tables.py outputs --out /tmp/tables --include-smoke
+python scripts/make_tables.py --page README.md  # and the tables on the front page
+python scripts/make_tables.py outputs --out tables --include-smoke
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 from experiments import distorted_mnist
-from experiments.report import ReportError, write_tables
+from experiments.report import ReportError, embed, write_tables
 
 TABLES = distorted_mnist.TABLES
 
@@ -22,11 +23,16 @@ def main() -> int:
         "dirs", nargs="*", metavar="DIR", default=["results"], help="where results are (results)"
     )
     parser.add_argument("--out", type=Path, default=Path("results"), help="where tables go (results)")
+    parser.add_argument("--page", type=Path, help="a page to put the tables into, between its tables marks")
     parser.add_argument("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
     args = parser.parse_args()
     try:
         text, paths = write_tables(args.dirs, args.out, TABLES, include_smoke=args.include_smoke)
-    except ReportError as error:
+        if args.page and not embed(args.page, text):
+            raise ReportError(
+                f"{args.page} has no place for the tables: <!-- tables --> ... <!-- /tables -->."
+            )
+    except (ReportError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(text)
