@@ -582,6 +582,13 @@ def test_a_source_given_by_the_caller_stays():
     assert inspect.signature(bound).parameters["source"].default is given
 
 
+def test_the_test_set_of_the_embedded_digits_is_this_and_no_other(embedded):
+    assert (
+        DistortedDigits(embedded, distortions.rotate_translate_scale).test.fingerprint
+        == "7343cfb405c7bf852f55bf0a96747bc705743b235645a710739b90fd800d8af5"
+    )
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("distort", [distortions.project, distortions.translate_clutter])
