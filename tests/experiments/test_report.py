@@ -17,6 +17,7 @@ from experiments.report import (
     Table,
     cells,
     document,
+    embed,
     load_results,
     provenance,
     render,
@@ -473,3 +474,39 @@ def test_the_papers_numbers_of_distorted_mnist():
     for name in columns:
         assert paper["st_cnn", "affine"][name] < paper["cnn", None][name]
         assert paper["st_fcn", "affine"][name] < paper["fcn", None][name]
+
+
+def test_embed_puts_the_tables_between_the_marks_and_touches_nothing_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A\n<!-- tables -->\nold\n<!-- /tables -->\nB\n")
+    assert embed(page, "new\n\n")
+    assert page.read_text() == "# A\n<!-- tables -->\nnew\n<!-- /tables -->\nB\n"
+    page.write_text("# A\n<!-- tables -->\nno end\n")
+    assert not embed(page, "new")
+    assert page.read_text() == "# A\n<!-- tables -->\nno end\n"
+
+
+def test_the_published_tables_are_those_of_the_published_runs(tmp_path):
+    text, paths = write_tables([ROOT / "results"], tmp_path, distorted_mnist.TABLES)
+    made = {path.relative_to(tmp_path): path.read_bytes() for path in paths}
+    held = {path.relative_to(ROOT / "results") for path in (ROOT / "results" / "tables").iterdir()}
+    assert {path for path in made if path.parts[0] == "tables"} == held
+    for path, content in made.items():
+        assert (ROOT / "results" / path).read_bytes() == content, f"{path} is out of date: make tables"
+    page = tmp_path / "front.md"
+    page.write_text((ROOT / "README.md").read_text())
+    assert embed(page, text)
+    assert page.read_text() == (ROOT / "README.md").read_text(), "README.md is out of date: make tables"
+
+
+def test_every_published_run_names_its_commit_and_shares_its_test_set():
+    results = load_results([ROOT / "results"])
+    assert results
+    for result in results:
+        assert re.fullmatch(r"[0-9a-f]{40}", result.git_revision or ""), result.path
+        assert str(Path.home()) not in result.path.read_text()
+        stem = f"{result.path.parent.name}/{result.path.stem}"
+        assert stem.startswith(f"{result.experiment}/{result.model}-"), result.path
+        assert stem.endswith(f"-seed_{result.seed}"), result.path
+    for experiment in {result.experiment for result in results}:
+        assert len({r.test_fingerprint for r in results if r.experiment == experiment}) == 1
