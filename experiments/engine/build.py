@@ -38,8 +38,10 @@ def build(node: Any, **kwargs: Any) -> Any:
     except Exception as error:
         cause = error.__cause__
         # What a constructor says of a bad value is the message; hydra's frame around it is noise.
-        if isinstance(cause, UserError | FileNotFoundError | ValueError):
+        if isinstance(cause, FileNotFoundError):
             raise cause from None
+        if isinstance(cause, ValueError):
+            raise UserError(str(cause)) from cause
         if isinstance(cause, TypeError):
             raise UserError(f"{tree['_target_']}: {cause}.") from error
         raise

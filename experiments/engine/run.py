@@ -109,7 +109,11 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
     task = build(cfg.task)
     optimizer = make_optimizer(model, config["optimizer"])
     schedule = build(cfg.trainer.schedule)(optimizer)
-    training = Training(model, optimizer, schedule, data.train_stream(cfg.trainer.batch_size))
+    try:
+        stream = data.train_stream(cfg.trainer.batch_size)
+    except ValueError as error:  # more than there are training digits
+        raise UserError(str(error)) from error
+    training = Training(model, optimizer, schedule, stream)
     precision = _precision(cfg.trainer.precision, device)
     autocast: Callable[[], AbstractContextManager] = (
         partial(torch.autocast, device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext

@@ -37,7 +37,7 @@ def test_name_is_a_label_and_the_config_stays_as_it_was():
 
 
 def test_a_constructors_refusal_is_the_message():
-    with pytest.raises(ValueError, match="Translation needs a scale above 0"):
+    with pytest.raises(UserError, match="Translation needs a scale above 0"):
         build(OmegaConf.create({"_target_": "stn.transforms.Translation", "scale": -1}))
     with pytest.raises(UserError, match="unexpected keyword argument 'sclae'"):
         build(OmegaConf.create({"_target_": "stn.transforms.Translation", "sclae": 1}))

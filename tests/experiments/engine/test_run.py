@@ -148,7 +148,7 @@ def test_a_diverged_run_says_so_and_keeps_its_checkpoint(configure):
     ],
 )
 def test_bad_values_get_one_clear_sentence(configure, override, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         run(configure(override))
 
 
