@@ -155,7 +155,7 @@ def test_bad_values_get_one_clear_sentence(configure, override, message):
 def test_killed_at_any_moment_and_started_again_ends_bit_for_bit_equal(configure, tmp_path):
     def configured(folder: str):
         return configure(
-            "trainer.iterations=60", "trainer.log_every=5", "trainer.checkpoint_every=5", "trainer.val_every=20",
+            "trainer.iterations=60", "trainer.log_every=5", "trainer.checkpoint_every=10", "trainer.val_every=20",
             "trainer.batch_size=16", "model.width=8", "dataset.val_size=50", f"output_dir={tmp_path}/{folder}",
         )  # fmt: skip
 
