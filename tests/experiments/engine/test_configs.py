@@ -1,5 +1,6 @@
 """Every file in configs/ composes, builds and trains; every experiment file's header is a true lab note."""
 
+import json
 import re
 from pathlib import Path
 
@@ -62,6 +63,18 @@ def test_header_says_what_to_run_and_the_papers_numbers(experiment):
     ]
     assert numbers == [PAPER["st_cnn", "affine"][experiment], PAPER["cnn", None][experiment]]
     assert yaml.safe_load(text)["experiment"] == experiment
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_header_says_what_the_published_run_took(experiment):
+    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    published = CONFIGS.parent / "results" / "runs" / experiment / "st_cnn-affine-fast-seed_0.json"
+    if published.exists():
+        result = json.loads(published.read_text())
+        takes = f"trainer=fast {round(result['wall_seconds'] / 60)} min on {result['device']}"
+    else:
+        takes = "not measured yet; the first line of a run says"
+    assert f"# takes:  {takes}\n" in text
 
 
 def test_every_config_file_says_what_it_is():
