@@ -5,7 +5,6 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from experiments.engine.checkpoint import random_state, restore_random_state
+from experiments.engine.step import Autocast, make_step
 
 
 @dataclass
@@ -55,7 +55,8 @@ def train(
     task: Any,
     *,
     iterations: int,
-    autocast: Callable[[], AbstractContextManager],
+    autocast: Autocast,
+    graph: bool,
     log_every: int,
     checkpoint_every: int,
     log: Callable[[int, dict[str, float]], None],
@@ -65,11 +66,13 @@ def train(
 ) -> None:
     """Trains to `iterations`, from wherever `training` stands.
 
+    autocast: context of the forward pass.   graph: replay the step as a CUDA graph.
     task: `loss(model, batch) -> (loss, sums, aux)` and `watch(model, aux) -> numbers`.
     log(step, numbers) every `log_every` steps and at the end; checkpoint() every `checkpoint_every`, a multiple of it.
     raises: FloatingPointError once the loss or theta is not finite; the checkpoint before it stays.
     """
     model, optimizer = training.model.train(), training.optimizer
+    step = make_step(model, optimizer, training.stream, task, autocast, graph=graph)
     sums: dict[str, torch.Tensor] = {}
     bar = tqdm(
         total=iterations,
@@ -82,12 +85,7 @@ def train(
     started = logged = time.perf_counter()
     before = training.seconds
     while training.step < iterations:
-        batch = training.stream.next_batch()
-        with autocast():
-            loss, batch_sums, aux = task.loss(model, batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        batch_sums, aux = step()  # next batch, loss, backward pass, optimiser
         training.schedule.step()
         training.step += 1
         # Summed on the device and read only when logged, so that a GPU is never waited for in between.
@@ -102,7 +100,7 @@ def train(
                 "train/loss": totals["loss"] / totals["images"],
                 "train/error": 100 * totals["errors"] / totals["images"],
                 "images_per_second": totals["images"] / (now - logged),
-                "lr": optimizer.param_groups[0]["lr"],
+                "lr": float(optimizer.param_groups[0]["lr"]),
                 **task.watch(model, aux),
             }
             training.seconds = before + now - started
@@ -125,7 +123,7 @@ def train(
     bar.close()
 
 
-def seconds_per_step(training: Training, task: Any, autocast: Callable[[], AbstractContextManager]) -> float:
+def seconds_per_step(training: Training, task: Any, autocast: Autocast) -> float:
     """A step's time, measured on copies: nothing that a run depends on moves. Median of three after a warm-up."""
     model, stream = copy.deepcopy(training.model).train(), copy.deepcopy(training.stream)
     state, times = random_state(), []

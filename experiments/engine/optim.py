@@ -12,13 +12,16 @@ from experiments.engine.build import build
 from stn import localisation_parameters
 
 
-def make_optimizer(model: nn.Module, config: Mapping[str, Any]) -> Optimizer:
+def make_optimizer(model: nn.Module, config: Mapping[str, Any], *, plain: bool = False) -> Optimizer:
     """The optimiser of `config`, in two parameter groups: the localisation networks and the rest.
 
     config: `_target_` and its arguments; `lr`; `localisation_lr`, the factor on lr for everything that theta
     depends on. theta's gradient sums over all pixels, so it grows with the image; the factor answers that.
+    plain: leave out the update of all parameters in one kernel (`fused`), which gains a millisecond a step on a CPU.
     """
     arguments = {key: value for key, value in config.items() if key != "localisation_lr"}
+    if plain:
+        arguments.pop("fused", None)
     localisation = localisation_parameters(model)
     mine = {id(parameter) for parameter in localisation}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in mine]

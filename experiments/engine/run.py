@@ -5,9 +5,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import nn
 
 from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError, build
+from experiments.engine.compute import DEVICES, PRECISIONS, Compute, choose
 from experiments.engine.loop import Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
 from experiments.engine.tracking import MODES, Tracker
@@ -24,8 +23,6 @@ from experiments.engine.tracking import MODES, Tracker
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "fp32", "bf16")
 CODE = ("train.py", "stn", "experiments", "configs")  # what a result depends on
 
 
@@ -55,8 +52,6 @@ def check(cfg: DictConfig) -> None:
     ):
         if value not in valid:
             raise UserError(f"{key}={value} is not valid: choose one of {', '.join(valid)}.")
-    if cfg.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no CUDA device: choose device=cpu or auto.")
     for key in ("iterations", "batch_size", "eval_batch_size", "log_every", "checkpoint_every", "val_every"):
         if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < 1:
             raise UserError(f"trainer.{key}={cfg.trainer[key]} is not valid: it is a whole number from 1.")
@@ -74,7 +69,7 @@ def assemble(cfg: DictConfig, device: torch.device) -> tuple[Any, nn.Module]:
     torch.manual_seed(cfg.seed)
     data = build(cfg.dataset, seed=cfg.seed, device=device)
     model = build(cfg.model, in_shape=data.in_shape, num_classes=data.num_classes).to(device)
-    if cfg.trainer.channels_last:
+    if cfg.trainer.precision != "plain":
         model = model.to(memory_format=torch.channels_last)
     return data, model
 
@@ -102,28 +97,22 @@ def load_run(
 
 
 def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    device = torch.device("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
-    data, model = assemble(cfg, device)
+    compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
+    data, model = assemble(cfg, compute.device)
     task = build(cfg.task)
-    optimizer = make_optimizer(model, config["optimizer"])
+    optimizer = make_optimizer(model, config["optimizer"], plain=compute.plain)
     schedule = build(cfg.trainer.schedule)(optimizer)
     try:
         stream = data.train_stream(cfg.trainer.batch_size)
     except ValueError as error:  # more than there are training digits
         raise UserError(str(error)) from error
     training = Training(model, optimizer, schedule, stream)
-    precision = _precision(cfg.trainer.precision, device)
-    autocast: Callable[[], AbstractContextManager] = (
-        partial(torch.autocast, device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext
-    )
     parameters = sum(p.numel() for p in model.parameters())
     last = folder / "last.pt"
     if last.exists():
-        training.load_state_dict(checkpoint.load(last, device))
+        training.load_state_dict(checkpoint.load(last, compute.device))
         log.info("Resuming %s at step %d.", folder, training.step)
-    _announce(cfg, training, parameters, device, precision, seconds_per_step(training, task, autocast))
+    _announce(cfg, training, parameters, compute, seconds_per_step(training, task, compute.autocast))
 
     transform, revision = rundir.transform_name(config), _git()
     tracker = Tracker(
@@ -150,7 +139,8 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
             training,
             task,
             iterations=cfg.trainer.iterations,
-            autocast=autocast,
+            autocast=compute.autocast,
+            graph=compute.graph,
             log_every=cfg.trainer.log_every,
             checkpoint_every=cfg.trainer.checkpoint_every,
             log=record,
@@ -182,8 +172,8 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
             ),
             **revision,
             "versions": _versions(),
-            "device": _device_name(device),
-            "precision": precision,
+            "device": compute.name,
+            "precision": compute.precision,
             "test_fingerprint": data.test.fingerprint,
             "config_hash": rundir.config_hash(config),
             "config": config,
@@ -229,17 +219,16 @@ def _announce(
     cfg: DictConfig,
     training: Training,
     parameters: int,
-    device: torch.device,
-    precision: str,
+    compute: Compute,
     step_seconds: float,
 ) -> None:
     left = (cfg.trainer.iterations - training.step) * step_seconds
     what = "-".join(p for p in (cfg.model.name, rundir.transform_name(cfg)) if p)
-    hint = f" {cfg.trainer.hint}" if device.type == "cpu" and cfg.trainer.hint else ""
+    hint = f" {cfg.trainer.hint}" if compute.device.type == "cpu" and cfg.trainer.hint else ""
     log.info(
         "%s %s, %s parameters, %s steps of %d on %s in %s: about %s (%.0f ms a step).%s",
         cfg.experiment, what, f"{parameters:,}", f"{cfg.trainer.iterations - training.step:,}", cfg.trainer.batch_size,
-        _device_name(device), precision, _duration(left), 1000 * step_seconds, hint,
+        compute.name, compute.precision, _duration(left), 1000 * step_seconds, hint,
     )  # fmt: skip
 
 
@@ -254,29 +243,6 @@ def _numbers(metrics: dict[str, float]) -> str:
     return ", ".join(
         f"{key} {value:.2f}{'%' if key.endswith('error') else ''}" for key, value in metrics.items()
     )
-
-
-def _precision(wanted: str, device: torch.device) -> str:
-    """auto: bf16 where the processor multiplies it in hardware, else fp32."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    threads = torch.get_num_threads()
-    return f"cpu: {name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _git() -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Classification:
             sums = {
                 "loss": loss.detach() * len(labels),
                 "errors": (logits.argmax(1) != labels).sum(),
-                "images": torch.tensor(len(labels), device=loss.device),
+                "images": torch.full((), len(labels), device=loss.device),
             }
         return loss, sums, aux
 

@@ -9,6 +9,7 @@ degrees, positive turning the digit clockwise as displayed.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -77,8 +78,9 @@ def project(
     side = images.shape[-1]
     size = _uniform(images, generator, *scale)
     noise = torch.randn(len(images), 4, 2, generator=generator, device=images.device, dtype=images.dtype)
-    corners = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], device=images.device, dtype=images.dtype)
-    return warp_quad(images, corners * size[:, None, None] + noise * (2 * std / side))
+    return warp_quad(
+        images, _corners(images.device, images.dtype) * size[:, None, None] + noise * (2 * std / side)
+    )
 
 
 def elastic(
@@ -93,8 +95,7 @@ def elastic(
     side = images.shape[-1]
     size = _uniform(images, generator, *scale)
     noise = torch.randn(len(images), 32, generator=generator, device=images.device, dtype=images.dtype)
-    regular = _SPLINE.control_points.flatten().to(images)
-    theta = (regular + noise * (2 * std / side)) / size[:, None]
+    theta = (_regular(images.device, images.dtype) + noise * (2 * std / side)) / size[:, None]
     return sample(images, _SPLINE.grid(theta, (side, side)))
 
 
@@ -215,6 +216,19 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
     source = mapped[..., :2] / torch.where(beyond, torch.ones_like(w), w) * 2 - 1
     source = torch.where(beyond, torch.full_like(source, 4.0), source).clamp(-4, 4)
     return sample(images, source.reshape(len(images), *images.shape[-2:], 2))
+
+
+# Constants are sent to a device once: a CUDA graph cannot record a copy from the host.
+@lru_cache
+def _corners(device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], device=device, dtype=dtype)
+
+
+@lru_cache
+def _regular(device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return _SPLINE.control_points.flatten().to(device, dtype)
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:

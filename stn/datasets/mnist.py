@@ -135,10 +135,18 @@ class TrainStream:
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
         """returns: images (batch_size, 1, S, S) float32 in [0, 1] and labels (batch_size,), on the data's device."""
+        return self.batch(self.draw())
+
+    def draw(self) -> Tensor:
+        """Which digits come next: (batch_size,), indices into the training digits."""
         if self.position + self.batch_size > len(self.order):
             self._shuffle()
         drawn = self.order[self.position : self.position + self.batch_size]
         self.position += self.batch_size
+        return drawn
+
+    def batch(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """These digits distorted afresh, as in `next_batch`. Waits for nothing: a CUDA graph may record it."""
         return self.distort(self.images[drawn], self.generator), self.labels[drawn]
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn.convolution import Conv2d
 from stn.localisation import ConvTrunk, FCTrunk
 from stn.transformer import SpatialTransformer
 from stn.transforms import Transform
@@ -50,7 +51,7 @@ class CNN(nn.Module):
         if min(left) < 1:
             raise ValueError(f"CNN needs images of at least 21 x 21 pixels, not {sides[0]} x {sides[1]}.")
         self.width = width
-        self.conv1 = nn.Conv2d(channels, width, 9)
+        self.conv1 = Conv2d(channels, width, 9)
         self.conv2 = nn.Conv2d(width, width, 7)
         self.classifier = nn.Linear(width * math.prod(left), num_classes)
 

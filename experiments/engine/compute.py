@@ -1,0 +1,88 @@
+"""What a run computes on and how: device, threads, memory, and `trainer.precision`, the one key for speed."""
+
+import ctypes
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from experiments.engine.build import UserError
+from stn.convolution import plain_operations
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16", "plain")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """device, and precision: "fp32", "bf16", or "plain" for float32 without any of the tricks."""
+
+    device: torch.device
+    precision: str
+
+    @property
+    def plain(self) -> bool:
+        return self.precision == "plain"
+
+    @property
+    def graph(self) -> bool:
+        """Whether training steps are replayed as a CUDA graph."""
+        return self.device.type == "cuda" and not self.plain
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a training step's forward pass."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return plain_operations() if self.plain else nullcontext()
+
+    @property
+    def name(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        name = platform.processor() or platform.machine()
+        try:
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        except (OSError, StopIteration):
+            pass
+        threads = torch.get_num_threads()
+        return f"cpu: {name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def choose(device: str, precision: str, threads: int | None) -> Compute:
+    """Sets this process up and says what it computes on.
+
+    device: one of DEVICES.   precision: one of PRECISIONS; auto is bf16 where the processor multiplies it in hardware,
+    else fp32.   threads: of the CPU; None for all cores.
+    raises: UserError for a device that is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no CUDA device: choose device=cpu or auto.")
+    if threads:
+        torch.set_num_threads(threads)
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    compute = Compute(chosen, _has_bf16(chosen) if precision == "auto" else precision)
+    if not compute.plain:
+        keep_memory()
+    return compute
+
+
+def keep_memory() -> None:
+    """Has glibc keep freed memory for the next step instead of returning it; does nothing without glibc.
+
+    Every step frees and takes some hundred megabytes of activations. glibc maps each large block anew, and the
+    kernel zeroes it page by page: 10 to 27 % of a step (ST-CNN on R, CNN on RTS; 256 images, two cores).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: blocks below 1 GiB come from the heap
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: the heap's end is never given back
+
+
+def _has_bf16(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
