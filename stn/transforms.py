@@ -21,6 +21,7 @@ __all__ = [
     "ThinPlateSpline",
     "Transform",
     "Translation",
+    "homogeneous_grid",
     "regular_grid",
 ]
 
@@ -37,6 +38,14 @@ def regular_grid(
     with torch.inference_mode(False):
         axes = [(torch.arange(n, device=device, dtype=dtype) * 2 + 1) / n - 1 for n in size]
         return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+
+
+@lru_cache(maxsize=64)
+def homogeneous_grid(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The pixel centres as columns (x, y, 1): (3, H * W). Cached: never write into it."""
+    with torch.inference_mode(False):
+        points = regular_grid(size, device, dtype).reshape(-1, len(size)).T
+        return torch.cat([points, torch.ones_like(points[:1])]).contiguous()
 
 
 def _in_float(theta: Tensor) -> Tensor:
@@ -75,7 +84,11 @@ class Transform(nn.Module):
             return self._map_grid(theta, (size[0], size[1])).reshape(len(theta), *size, 2)
 
     def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
-        """map_points at the pixel centres: (B, H * W, 2). The place for a transform's short cut."""
+        """map_points at the pixel centres: (B, H * W, 2). The place for a transform's short cut.
+
+        The short cuts below are one product for the whole batch, laid out by coordinate: (B, 2, H * W), seen as
+        (B, H * W, 2). A batch of small products is several times slower, and the sampler takes either layout.
+        """
         return self.map_points(theta, regular_grid(size, theta.device, theta.dtype).reshape(-1, 2))
 
     def extra_repr(self) -> str:
@@ -93,6 +106,10 @@ class Affine(Transform):
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         matrix = theta.reshape(-1, 2, 3)
         return points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
+
+    def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+        columns = homogeneous_grid(size, theta.device, theta.dtype)
+        return (theta.reshape(-1, 3) @ columns).unflatten(0, (-1, 2)).mT
 
 
 class Attention(Transform):
@@ -147,12 +164,19 @@ class Projective(Transform):
         return torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0])
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        return self._map(theta, torch.cat([points, torch.ones_like(points[:, :1])], dim=1).T)
+
+    def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+        return self._map(theta, homogeneous_grid(size, theta.device, theta.dtype))
+
+    def _map(self, theta: Tensor, columns: Tensor) -> Tensor:
+        """columns: (3, N), points (x, y, 1).   returns: (B, N, 2)."""
         # Divided by an infinite w, a point would land on a finite 0 and pass the sampler's check.
         theta = theta.masked_fill(theta.isinf(), math.nan)
-        matrix = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).reshape(-1, 3, 3)
-        mapped = points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]  # (B, N, 3)
-        xy, w = mapped[..., :2], mapped[..., 2:]
-        return xy / torch.where(w < 0, w.clamp(max=-1e-6), w.clamp(min=1e-6))
+        matrix = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).reshape(-1, 3)
+        mapped = (matrix @ columns).unflatten(0, (-1, 3))  # (B, 3, N)
+        xy, w = mapped[:, :2], mapped[:, 2:]
+        return (xy / torch.where(w < 0, w.clamp(max=-1e-6), w.clamp(min=1e-6))).mT
 
 
 class ThinPlateSpline(Transform):
@@ -197,7 +221,7 @@ class ThinPlateSpline(Transform):
         return self.control_points.flatten().float()
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
-        return self._weights(points).to(theta) @ theta.unflatten(1, (-1, 2))
+        return self._map(theta, self._weights(points).to(theta))
 
     def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
         key = (size, theta.device, theta.dtype)
@@ -205,7 +229,13 @@ class ThinPlateSpline(Transform):
             points = regular_grid(size, "cpu", torch.float64).reshape(-1, 2)
             with torch.inference_mode(False):
                 self._grid_weights[key] = self._weights(points).to(theta.device, theta.dtype)
-        return self._grid_weights[key] @ theta.unflatten(1, (-1, 2))
+        return self._map(theta, self._grid_weights[key])
+
+    @staticmethod
+    def _map(theta: Tensor, weights: Tensor) -> Tensor:
+        """weights: (N, K).   returns: (B, N, 2)."""
+        source = theta.unflatten(1, (-1, 2)).mT.flatten(0, 1)  # (2 B, K)
+        return (source @ weights.T).unflatten(0, (-1, 2)).mT
 
     def _weights(self, points: Tensor) -> Tensor:
         """points: (N, 2).   returns: (N, K), how much each control point's source position counts at each point."""

@@ -114,7 +114,7 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
         log.info("Resuming %s at step %d.", folder, training.step)
     _announce(cfg, training, parameters, compute, seconds_per_step(training, task, compute.autocast))
 
-    transform, revision = rundir.transform_name(config), _git()
+    transform, revision = rundir.transform_name(config), git_revision()
     tracker = Tracker(
         folder,
         **OmegaConf.to_container(cfg.wandb, resolve=True),  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
                 training.step * cfg.trainer.batch_size / max(training.seconds, 1e-9), 1
             ),
             **revision,
-            "versions": _versions(),
+            "versions": versions(),
             "device": compute.name,
             "precision": compute.precision,
             "test_fingerprint": data.test.fingerprint,
@@ -245,7 +245,7 @@ def _numbers(metrics: dict[str, float]) -> str:
     )
 
 
-def _git() -> dict[str, Any]:
+def git_revision() -> dict[str, Any]:
     """The revision of this repository, and whether the code differs from it. None outside a checkout."""
 
     def git(*arguments: str) -> str:
@@ -263,7 +263,7 @@ def _git() -> dict[str, Any]:
         return {"git_revision": None, "git_dirty": None}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     names = ("torch", "torchvision", "numpy", "hydra-core", "wandb")
     versions = {"python": platform.python_version()}
     for name in names:

@@ -10,15 +10,19 @@ degrees, positive turning the digit clockwise as displayed.
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from stn.sampler import sample
-from stn.transforms import Affine, ThinPlateSpline, regular_grid
+from stn.transforms import Affine, ThinPlateSpline, homogeneous_grid
 
 __all__ = [
+    "Clutter",
+    "draw_clutter",
     "elastic",
+    "paste_clutter",
     "project",
     "rotate",
     "rotate_translate_scale",
@@ -115,6 +119,23 @@ def translate_clutter(
     canvas, patch_size: pixels.   raises: ValueError for a canvas on which a patch may find no such place.
     """
     images = _to_float(images)
+    return paste_clutter(images, draw_clutter(images, generator, source, canvas, patches, patch_size), canvas)
+
+
+class Clutter(NamedTuple):
+    """Where things stand on the canvas, upper left corners in whole pixels, and the patches themselves."""
+
+    left: Tensor  # (B,), the digit's
+    top: Tensor  # (B,)
+    row: Tensor  # (B, P), the patches'
+    column: Tensor  # (B, P)
+    cut: Tensor  # (B, P, patch_size, patch_size), in [0, 1]
+
+
+def draw_clutter(
+    images: Tensor, generator: torch.Generator, source: Tensor, canvas: int, patches: int, patch_size: int
+) -> Clutter:
+    """The random part of `translate_clutter`."""
     batch, side, device = len(images), images.shape[-1], images.device
     places = canvas - patch_size + 1  # per axis
     if canvas < side + 2 * patch_size - 1:  # less, and a digit in the middle leaves too little on either side
@@ -145,15 +166,23 @@ def translate_clutter(
     digit = _integers(len(source), (batch, patches), generator, device)
     cut_y, cut_x = _integers(source.shape[-1] - patch_size + 1, (2, batch, patches), generator, device)
     span = torch.arange(patch_size, device=device)
-    ys, xs = span[:, None], span[None, :]
-    cut = source[digit[..., None, None], 0, cut_y[..., None, None] + ys, cut_x[..., None, None] + xs]
-    cut = _to_float(cut).to(images.dtype)  # (B, patches, patch_size, patch_size)
+    ys, xs = cut_y[..., None, None] + span[:, None], cut_x[..., None, None] + span
+    cut = _to_float(source[digit[..., None, None], 0, ys, xs]).to(images.dtype)
+    return Clutter(left, top, row, column, cut)
 
+
+def paste_clutter(images: Tensor, clutter: Clutter, canvas: int) -> Tensor:
+    """Patches, the brighter pixel staying, then the digits' boxes on top of them.
+
+    images: (B, 1, H, H), floating point.   returns: (B, 1, canvas, canvas).
+    """
+    batch, side, device = len(images), images.shape[-1], images.device
+    left, top, row, column, cut = clutter
+    span, box = torch.arange(cut.shape[-1], device=device), torch.arange(side, device=device)
     out = torch.zeros(batch, canvas * canvas, device=device, dtype=images.dtype)
-    at = (row[..., None, None] + ys) * canvas + column[..., None, None] + xs
+    at = (row[..., None, None] + span[:, None]) * canvas + column[..., None, None] + span
     out.scatter_reduce_(1, at.flatten(1), cut.flatten(1), "amax")
-    at = (top[:, None, None] + torch.arange(side, device=device)[:, None]) * canvas
-    at = at + left[:, None, None] + torch.arange(side, device=device)
+    at = (top[:, None, None] + box[:, None]) * canvas + left[:, None, None] + box
     out.scatter_(1, at.flatten(1), images.flatten(1))
     return out.reshape(batch, 1, canvas, canvas)
 
@@ -207,15 +236,14 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
     # centre's side is taken (not a corner's: of a quad that is not convex that corner may be the one beyond).
     determinant, centre = (a * back[:, 0]).sum(1), (area + (g + h) / 2)[:, 0]
     back = back * torch.sign(determinant * centre)[:, None, None]
-    points = regular_grid(tuple(images.shape[-2:]), images.device, images.dtype).reshape(-1, 2)
-    points = torch.cat([points, torch.ones_like(points[:, :1])], dim=1)
-    mapped = points @ back.mT  # (B, N, 3)
-    w = mapped[..., 2:]
+    columns = homogeneous_grid(tuple(images.shape[-2:]), images.device, images.dtype)
+    mapped = (back.reshape(-1, 3) @ columns).unflatten(0, (-1, 3))  # (B, 3, N)
+    w = mapped[:, 2:]
     tiny = 1e-9 * back.abs().amax((1, 2))[:, None, None].clamp(min=1e-30)
     beyond = w <= tiny
-    source = mapped[..., :2] / torch.where(beyond, torch.ones_like(w), w) * 2 - 1
+    source = mapped[:, :2] / torch.where(beyond, torch.ones_like(w), w) * 2 - 1
     source = torch.where(beyond, torch.full_like(source, 4.0), source).clamp(-4, 4)
-    return sample(images, source.reshape(len(images), *images.shape[-2:], 2))
+    return sample(images, source.mT.reshape(len(images), *images.shape[-2:], 2))
 
 
 # Constants are sent to a device once: a CUDA graph cannot record a copy from the host.

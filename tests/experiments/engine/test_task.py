@@ -68,7 +68,7 @@ def test_the_loop_steps_the_schedule_and_logs_means_over_images():
     logged, saved = [], []
     train(
         Training(classifier, optimizer, schedule, Stream()), Classification(), iterations=5, autocast=nullcontext,
- graph=False,
+        graph=False,
         log_every=2, checkpoint_every=4, log=lambda step, numbers: logged.append((step, numbers)),
         checkpoint=lambda: saved.append(Stream.drawn), val_every=4, validate=lambda: {"val/error": 1.0},
     )  # fmt: skip

@@ -1,0 +1,148 @@
+"""Suites distort and sampler: our data pipeline and our sampler against libraries."""
+
+import torch
+import torch.nn.functional as F
+
+from experiments.benchmarks import peers
+from experiments.benchmarks.ours import BATCH, our_pipeline
+from experiments.benchmarks.rows import Table, has_kornia, same, versus
+from experiments.benchmarks.timing import Side, in_turn
+from stn.datasets import distortions
+from stn.sampler import sample
+
+
+def distort(rounds: int) -> Table:
+    table = Table(
+        "distort: fresh training images per second, batches of 256 from uint8 digits",
+        [
+            "torchvision: a Dataset that distorts one float tensor at a time with `torchvision.transforms.v2`, a "
+            "DataLoader with two workers. Elastic: SciPy's thin plate spline into `v2.functional.elastic`. PIL: the "
+            "same rotation of PIL images, which rounds to bytes and is not the same to the last digit.",
+            "kornia: its batched RandomAffine on padded digits. Ours: `TrainStream.next_batch()`, two threads.",
+            "Check: the largest difference of a pixel, in [0, 1], for the same parameters on 256 digits. Ours turns, "
+            "scales and pastes by the same formulas everywhere, so these are float32 rounding.",
+        ],
+    )
+    cases = [
+        ("R", "mnist_r", "mnist_r", 30.0, 4096),
+        ("R", "mnist_r", "mnist_r, PIL", None, 8192),
+        ("RTS", "mnist_rts", "mnist_rts", 30.0, 4096),
+        ("P", "mnist_p", "mnist_p", 30.0, 4096),
+        ("E", "mnist_e", "mnist_e", 100.0, 2048),
+        ("TC", "mnist_tc", "mnist_tc", 30.0, 4096),
+    ]
+    for label, experiment, pipeline, target, size in cases:
+        off = check_distortion(experiment, pipeline)
+        other = "torchvision, PIL" if "PIL" in pipeline else "torchvision"
+        sides = [
+            Side("ours", our_pipeline, {"experiment": experiment}),
+            Side(other, peers.torchvision_pipeline, {"pipeline": pipeline, "size": size}),
+        ]
+        ours, theirs = in_turn(sides, rounds=rounds)
+        table.rows.append(versus(label, ours, theirs, target, off, per_second=True))
+    if has_kornia():
+        sides = [Side("ours", our_pipeline, {"experiment": "mnist_rts"}), Side("kornia", peers.kornia_affine)]
+        ours, theirs = in_turn(sides, rounds=rounds)
+        table.rows.append(versus("RTS", ours, theirs, 1.5, check_kornia_affine(), per_second=True))
+    return table
+
+
+def check_distortion(experiment: str, pipeline: str) -> float:
+    """The largest difference between ours and torchvision's for the same parameters. raises: RuntimeError if large."""
+    generator = torch.Generator().manual_seed(1)
+    images = peers._digits()[:BATCH].float() / 255
+    draw = torch.rand(BATCH, 4, generator=generator)
+    angle, scale = 180 * draw[:, 0] - 90, 0.7 + 0.5 * draw[:, 1]
+    zero, one = torch.zeros(BATCH), torch.ones(BATCH)
+    noise = torch.randn(BATCH, 32, generator=generator)
+    if experiment == "mnist_r":
+        ours = distortions.warp_affine(images, 28, angle, one, zero, zero)
+        if "PIL" in pipeline:
+            from torchvision.transforms.v2 import InterpolationMode
+            from torchvision.transforms.v2 import functional as tv
+
+            turned = [
+                tv.pil_to_tensor(tv.rotate(tv.to_pil_image(i), -float(a), InterpolationMode.BILINEAR)) / 255
+                for i, a in zip(images, angle, strict=True)
+            ]
+            return float((ours - torch.stack(turned)).abs().mean())
+        theirs = [peers.tv_rotate(i, float(a)) for i, a in zip(images, angle, strict=True)]
+    elif experiment == "mnist_rts":
+        room = (42 - 28 * scale) / 2
+        x, y = room * (2 * draw[:, 2] - 1), room * (2 * draw[:, 3] - 1)
+        ours = distortions.warp_affine(images, 42, angle / 2, scale, x, y)
+        poses = torch.stack([angle / 2, scale, x, y], 1).tolist()
+        theirs = [peers.tv_affine(i, 42, *pose) for i, pose in zip(images, poses, strict=True)]
+    elif experiment == "mnist_p":
+        unit = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
+        # Small moves: torchvision shows a mirror image beyond the horizon, where ours is black.
+        corners = unit * (0.75 + 0.25 * draw[:, 0])[:, None, None] + noise[:, :8].view(-1, 4, 2) / 14
+        ours = distortions.warp_quad(images, corners)
+        moved = (14 * corners + 14).tolist()
+        theirs = [peers.tv_perspective(i, c) for i, c in zip(images, moved, strict=True)]
+    elif experiment == "mnist_e":
+        spline = peers.ThinPlateSpline()
+        theta = (spline.identity() + noise * 3 / 28) / (0.75 + 0.25 * draw[:, :1])
+        ours = sample(images, spline.grid(theta, (28, 28)))
+        theirs = [peers.tv_spline(i, t.view(16, 2)) for i, t in zip(images, theta, strict=True)]
+    else:
+        clutter = distortions.draw_clutter(images, generator, images, 60, 6, 6)
+        ours = distortions.paste_clutter(images, clutter, 60)
+        rows, columns = clutter.row.tolist(), clutter.column.tolist()
+        theirs = [
+            peers.tv_clutter(
+                images[i],
+                60,
+                int(clutter.left[i]),
+                int(clutter.top[i]),
+                list(zip(clutter.cut[i], rows[i], columns[i], strict=True)),
+            )
+            for i in range(BATCH)
+        ]
+    return same(ours, torch.stack(theirs), 1e-4, experiment)
+
+
+def check_kornia_affine() -> float:
+    from kornia.augmentation import RandomAffine
+
+    augment = RandomAffine(45.0, translate=(0.15, 0.15), scale=(0.7, 1.2), align_corners=False, p=1.0)
+    images = peers._digits()[:BATCH].float() / 255
+    theirs = augment(F.pad(images, (7, 7, 7, 7)))
+    drawn = augment._params
+    x, y = drawn["translations"].unbind(1)
+    ours = distortions.warp_affine(images, 42, drawn["angle"], drawn["scale"][:, 0], x, y)
+    return same(ours, theirs, 1e-4, "kornia")
+
+
+def sampler(rounds: int) -> Table:
+    table = Table(
+        "sampler: grid and sampling, forward and backward into image and theta, 28x28",
+        [
+            "kornia: `homography_warp`; for TPS `warp_image_tps`, its weights solved for every image as kornia does.",
+            "Check: the largest difference of a value.",
+        ],
+    )
+    if not has_kornia():
+        table.notes.append("kornia is not installed (`pip install -e '.[bench]'`): nothing to compare with.")
+        return table
+    for transform in ("affine", "projective", "tps"):
+        for channels, batch in ((1, 256), (64, 64)):
+            off = check_warp(transform, channels)
+            arguments = {"transform": transform, "channels": channels, "batch": batch}
+            sides = [
+                Side("ours", peers.warp_step, arguments | {"kornia": False}),
+                Side("kornia", peers.warp_step, arguments | {"kornia": True}),
+            ]
+            ours, theirs = in_turn(sides, rounds=rounds)
+            label = f"{transform}, {channels} channel{'s' * (channels > 1)}, batch {batch}"
+            target = 5.0 if transform == "tps" else 1.0
+            table.rows.append(versus(label, ours, theirs, target, off, per_second=True))
+    return table
+
+
+def check_warp(transform: str, channels: int) -> float:
+    family = peers.TRANSFORMS[transform]()
+    image = torch.rand(16, channels, 28, 28)
+    theta = family.identity() + 0.05 * torch.randn(16, family.num_params)
+    ours = sample(image, family.grid(theta, (28, 28)))
+    return same(ours, peers.kornia_warp(transform, image, theta), 1e-3, transform)

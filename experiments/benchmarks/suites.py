@@ -1,0 +1,19 @@
+"""The suites by name. Each takes a number of rounds and returns its table."""
+
+from collections.abc import Callable
+
+from experiments.benchmarks.data import distort, sampler
+from experiments.benchmarks.rows import Table
+from experiments.benchmarks.start import start
+from experiments.benchmarks.training import gpu, overhead, seeds, size, train
+
+SUITES: dict[str, Callable[[int], Table]] = {
+    "distort": distort,
+    "sampler": sampler,
+    "train": train,
+    "overhead": overhead,
+    "seeds": seeds,
+    "size": size,
+    "start": start,
+    "gpu": gpu,
+}

@@ -1,0 +1,45 @@
+"""Measure speed: `python scripts/benchmark.py all --json results/benchmarks.json`.
+
+Suites: distort, sampler, train, overhead, seeds, size, start, gpu; `page` measures nothing and only writes
+results/benchmarks.md and the README's paragraph again. Leave the machine alone meanwhile.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments.benchmarks.page import run_suites, write_page
+from experiments.benchmarks.suites import SUITES
+from experiments.engine.build import UserError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("suite", choices=[*SUITES, "all", "page"])
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="merge the suite into this file, and make FILE's page"
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="times that each side is measured (9)")
+    parser.add_argument("--readme", type=Path, help="a page whose paragraph of performance to renew")
+    args = parser.parse_args()
+    try:
+        if args.rounds < 3:
+            raise UserError(f"--rounds {args.rounds} is too few for a median and quartiles: at least 3.")
+        if args.suite == "page" and args.json is None:
+            raise UserError("page needs --json FILE, the file that was measured.")
+        if args.suite != "page":
+            names = list(SUITES) if args.suite == "all" else [args.suite]
+            run_suites(names, rounds=args.rounds, path=args.json)
+        if args.json:
+            for path in write_page(args.json, readme=args.readme):
+                print(path)
+    except (UserError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
