@@ -106,7 +106,7 @@ def width_of(experiment: str, model: str) -> int:
 
 
 def together(experiment: str, model: str, seeds: int) -> Work:
-    """A step of `seeds` networks at once: their parameters stacked, the plain network vmapped over them, in bfloat16."""
+    """A step of `seeds` networks at once: their parameters stacked, the plain network vmapped, in bfloat16."""
     cfg = config(f"experiment={experiment}", f"model={model}")
     compute = choose("cpu", "auto", None)
     stream, network = assemble_anywhere(cfg, compute)

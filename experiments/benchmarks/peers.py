@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as tv
 
 from experiments.benchmarks.timing import Work
 from stn.transforms import Affine, Projective, ThinPlateSpline, Transform
@@ -89,13 +92,14 @@ def copy_parameters(source: nn.Module, target: nn.Module) -> None:
 
 
 def plain_step(
-    model: str, side: int, width: int, pool: int = 1, pipeline: str | None = None, device: str = "cpu"
+    model: str, side: int, width: int, pool: int = 1, experiment: str | None = None, device: str = "cpu"
 ) -> Work:
-    """A training step of 256 images, eager float32.   pipeline: a torchvision pipeline to feed it, None: one batch."""
+    """A training step of 256 images, eager float32.   experiment: whose pipeline feeds it; None: one batch."""
     network = plain_network(model, side, width, pool).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     batch = torch.rand(256, 1, side, side), torch.randint(10, (256,))
-    batches = iter(lambda: batch, None) if pipeline is None else _endless(loader(pipeline, len(_digits())))
+    data = None if experiment is None else loader(experiment, len(mnist_digits()), "torchvision")
+    batches = iter(lambda: batch, None) if data is None else _endless(data)
 
     def step() -> None:
         images, labels = next(batches)
@@ -109,7 +113,7 @@ def plain_step(
 # --- Data: a Dataset that distorts one digit at a time with torchvision, and a DataLoader with two workers --------
 
 
-def _digits() -> Tensor:
+def mnist_digits() -> Tensor:
     from stn.datasets.mnist import DataNotFoundError, load_digits, load_mnist
 
     try:
@@ -120,26 +124,17 @@ def _digits() -> Tensor:
 
 def tv_rotate(image: Tensor, angle: float) -> Tensor:
     """angle: degrees, clockwise.   image: (1, H, W)."""
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as tv
-
     return tv.rotate(image, -angle, InterpolationMode.BILINEAR)
 
 
 def tv_affine(image: Tensor, canvas: int, angle: float, scale: float, x: float, y: float) -> Tensor:
     """Padded to the canvas, then turned, scaled and moved by (x, y) pixels."""
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as tv
-
     padded = tv.pad(image, [(canvas - image.shape[-1]) // 2])
     return tv.affine(padded, angle, [x, y], scale, [0.0, 0.0], InterpolationMode.BILINEAR)
 
 
 def tv_perspective(image: Tensor, corners: list[list[float]]) -> Tensor:
     """corners: where the four corners go, pixels from the upper left one."""
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as tv
-
     n = image.shape[-1]
     return tv.perspective(image, [[0, 0], [n, 0], [n, n], [0, n]], corners, InterpolationMode.BILINEAR)
 
@@ -148,8 +143,6 @@ def tv_spline(image: Tensor, source: Tensor) -> Tensor:
     """source: (16, 2), where the points of a regular 4x4 grid come from; SciPy's thin plate spline between them."""
     import numpy as np
     from scipy.interpolate import RBFInterpolator
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as tv
 
     n = image.shape[-1]
     line = np.linspace(-1, 1, 4)
@@ -165,8 +158,6 @@ def tv_clutter(
     image: Tensor, canvas: int, left: int, top: int, patches: list[tuple[Tensor, int, int]]
 ) -> Tensor:
     """patches: (patch (6, 6), row, column) each; the brighter pixel stays, then the digit's box goes on top."""
-    from torchvision.transforms.v2 import functional as tv
-
     n = image.shape[-1]
     out = torch.zeros(1, canvas, canvas)
     for patch, row, column in patches:
@@ -214,46 +205,63 @@ def _draw_clutter(image: Tensor, images: Tensor) -> Tensor:
     return tv_clutter(image, 60, left, top, patches)
 
 
-def _draw_pil_rotate(image: Tensor, images: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as tv
-
-    turned = tv.rotate(tv.to_pil_image(image), random.uniform(-90, 90), InterpolationMode.BILINEAR)
-    return tv.to_dtype(tv.pil_to_tensor(turned), torch.float32, scale=True)
-
-
-PIPELINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+DRAWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mnist_r": _draw_rotate,
     "mnist_rts": _draw_rts,
     "mnist_p": _draw_perspective,
     "mnist_e": _draw_spline,
     "mnist_tc": _draw_clutter,
-    "mnist_r, PIL": _draw_pil_rotate,
 }
+KINDS = ("torchvision", "functional", "PIL")
 
 
 class TorchvisionDigits(Dataset[tuple[Tensor, int]]):
-    def __init__(self, pipeline: str, size: int) -> None:
-        self.images = _digits()
-        self.draw, self.size = PIPELINES[pipeline], size
+    """kind: "torchvision", PIL digits through a v2.Compose as torchvision's guides build it; "functional", float
+    tensors straight into its functions; "PIL", R only: the PIL image is turned, in bytes, and made a tensor afterwards.
+    """
+
+    def __init__(self, experiment: str, size: int, kind: str) -> None:
+        self.images, self.size = mnist_digits(), size
+        self.pixels = self.images.squeeze(1).numpy()
+        self.draw, self.functional = DRAWS[experiment], kind == "functional"
+        self.compose = None if self.functional else _compose(experiment, kind, self.images)
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self.images[index % len(self.images)]
-        # PIL distorts bytes; the others float32, as ours do.
-        return self.draw(image if self.draw is _draw_pil_rotate else image.float() / 255, self.images), 0
+        index %= len(self.images)
+        if self.compose is None:
+            return self.draw(self.images[index].float() / 255, self.images), 0
+        return self.compose(Image.fromarray(self.pixels[index])), 0
 
 
-def loader(pipeline: str, size: int) -> DataLoader[Any]:
-    return DataLoader(
-        TorchvisionDigits(pipeline, size),
-        batch_size=256,
-        shuffle=True,
-        num_workers=2,
-        persistent_workers=True,
-    )
+class Distort(v2.Transform):
+    def __init__(self, experiment: str, images: Tensor) -> None:
+        super().__init__()
+        self.draw, self.images = DRAWS[experiment], images
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self.draw(inpt, self.images)
+
+
+def _compose(experiment: str, kind: str, images: Tensor) -> Callable[[Any], Tensor]:
+    to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    turn = v2.RandomRotation(90, InterpolationMode.BILINEAR)
+    if kind == "PIL":
+        return v2.Compose([turn, *to_tensor])
+    if experiment == "mnist_r":
+        return v2.Compose([*to_tensor, turn])
+    if experiment == "mnist_rts":
+        bilinear = InterpolationMode.BILINEAR
+        affine = v2.RandomAffine(45, translate=(0.15, 0.15), scale=(0.7, 1.2), interpolation=bilinear)
+        return v2.Compose([*to_tensor, v2.Pad(7), affine])
+    return v2.Compose([*to_tensor, Distort(experiment, images)])
+
+
+def loader(experiment: str, size: int, kind: str) -> DataLoader[Any]:
+    data = TorchvisionDigits(experiment, size, kind)
+    return DataLoader(data, batch_size=256, shuffle=True, num_workers=2, persistent_workers=True)
 
 
 def _endless(batches: DataLoader[Any]) -> Iterator[Any]:
@@ -261,9 +269,9 @@ def _endless(batches: DataLoader[Any]) -> Iterator[Any]:
         yield from batches
 
 
-def torchvision_pipeline(pipeline: str, size: int) -> Work:
+def torchvision_pipeline(experiment: str, size: int, kind: str = "torchvision") -> Work:
     """An epoch of `size` digits: between measurements the workers are idle."""
-    batches = loader(pipeline, size)
+    batches = loader(experiment, size, kind)
 
     def epoch() -> None:
         for _ in batches:
@@ -286,10 +294,10 @@ def kornia_affine(batch: int = 256) -> Work:
     from kornia.augmentation import RandomAffine
 
     augment = RandomAffine(45.0, translate=(0.15, 0.15), scale=(0.7, 1.2), align_corners=False, p=1.0)
-    digits = _digits()
+    pixels = mnist_digits()
 
     def call() -> Tensor:
-        drawn = digits[torch.randint(len(digits), (batch,))].float() / 255
+        drawn = pixels[torch.randint(len(pixels), (batch,))].float() / 255
         return augment(F.pad(drawn, (7, 7, 7, 7)))
 
     return call, batch

@@ -49,13 +49,13 @@ def train(rounds: int) -> Table:
     for model, width, data, target in cases:
         solved = width or width_of("mnist_r", model)
         off = check_network(model, solved)
-        pipeline = "mnist_r" if data else None
+        fed = "mnist_r" if data else None
         sides = [
             Side("ours", our_step, {"experiment": "mnist_r", "model": model, "width": solved, "data": data}),
             Side(
                 "plain",
                 peers.plain_step,
-                {"model": model, "side": 28, "width": solved, "pipeline": pipeline},
+                {"model": model, "side": 28, "width": solved, "experiment": fed},
             ),
         ]
         ours, plain = in_turn(sides, rounds=rounds, at_least=0.4)

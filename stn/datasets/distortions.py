@@ -166,8 +166,10 @@ def draw_clutter(
     digit = _integers(len(source), (batch, patches), generator, device)
     cut_y, cut_x = _integers(source.shape[-1] - patch_size + 1, (2, batch, patches), generator, device)
     span = torch.arange(patch_size, device=device)
-    ys, xs = cut_y[..., None, None] + span[:, None], cut_x[..., None, None] + span
-    cut = _to_float(source[digit[..., None, None], 0, ys, xs]).to(images.dtype)
+    rows_of_source, line = source.shape[-2:]
+    corner = (digit * rows_of_source + cut_y) * line + cut_x  # of each patch, among all pixels of the source
+    at = corner[..., None, None] + span[:, None] * line + span
+    cut = _to_float(source.take(at)).to(images.dtype)
     return Clutter(left, top, row, column, cut)
 
 
@@ -235,14 +237,18 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
     # The way back's w is the determinant over the way there's, so it has one sign on each side of the horizon. The
     # centre's side is taken (not a corner's: of a quad that is not convex that corner may be the one beyond).
     determinant, centre = (a * back[:, 0]).sum(1), (area + (g + h) / 2)[:, 0]
-    back = back * torch.sign(determinant * centre)[:, None, None]
+    side = torch.sign(determinant * centre)[:, None, None]
+    back = back * side
+    back = torch.cat(
+        [2 * back[:, :2] - back[:, 2:], back[:, 2:]], dim=1
+    )  # to the square -1 to 1, as is sampled
+    # No area: every point of the canvas goes to (4, 4), outside.
+    back = torch.where(side == 0, _nowhere(images.device, images.dtype), back)
     columns = homogeneous_grid(tuple(images.shape[-2:]), images.device, images.dtype)
     mapped = (back.reshape(-1, 3) @ columns).unflatten(0, (-1, 3))  # (B, 3, N)
-    w = mapped[:, 2:]
-    tiny = 1e-9 * back.abs().amax((1, 2))[:, None, None].clamp(min=1e-30)
-    beyond = w <= tiny
-    source = mapped[:, :2] / torch.where(beyond, torch.ones_like(w), w) * 2 - 1
-    source = torch.where(beyond, torch.full_like(source, 4.0), source).clamp(-4, 4)
+    # Beyond the horizon w is negative; divided by next to nothing instead, a point lands far outside.
+    tiny = 1e-9 * back.abs().amax((1, 2))[:, None, None].clamp(min=1e-25)
+    source = (mapped[:, :2] / mapped[:, 2:].maximum(tiny)).clamp(-4, 4)
     return sample(images, source.mT.reshape(len(images), *images.shape[-2:], 2))
 
 
@@ -251,6 +257,12 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
 def _corners(device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], device=device, dtype=dtype)
+
+
+@lru_cache
+def _nowhere(device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor([[0, 0, 4], [0, 0, 4], [0, 0, 1]], device=device, dtype=dtype)
 
 
 @lru_cache

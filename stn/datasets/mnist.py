@@ -147,7 +147,7 @@ class TrainStream:
 
     def batch(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """These digits distorted afresh, as in `next_batch`. Waits for nothing: a CUDA graph may record it."""
-        return self.distort(self.images[drawn], self.generator), self.labels[drawn]
+        return self.distort(self.images.index_select(0, drawn), self.generator), self.labels[drawn]
 
     def state_dict(self) -> dict[str, Any]:
         order = self.order.to(torch.int32)
