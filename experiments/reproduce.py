@@ -12,8 +12,10 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
     "table1": (distorted_mnist.TABLE1, distorted_mnist.TELLING),
     "tc": (distorted_mnist.TC, distorted_mnist.TELLING),
 }
+LOG = "train.log"
+_running: set["subprocess.Popen[bytes]"] = set()
 GRACE = 20.0  # seconds that a stopped training has to end by itself
 
 
@@ -157,13 +161,14 @@ def parse_budget(text: str | None) -> float:
 
 
 def reproduce(
-    runs: Sequence[Run], *, budget: float, dry_run: bool, say: Callable[[str], None] = print
+    runs: Sequence[Run], *, budget: float, dry_run: bool, jobs: int = 1, say: Callable[[str], None] = print
 ) -> dict[str, list[str]]:
     """Trains the missing runs in order, until none is missing or the budget (seconds) is spent.
 
     A run that would not end within the budget is started all the same: it is stopped in time, and the same command
     goes on from its checkpoint. A run known to need more than is left gives way to a later one that fits.
-    returns: labels of the runs `done` (before and now), `failed`, and `open`.
+    jobs: so many at a time, the processor's cores divided among them; what each prints goes to train.log in its run
+    directory.   returns: labels of the runs `done` (before and now), `failed`, and `open`.
     """
     outcome: dict[str, list[str]] = {"done": [], "failed": [], "open": []}
     publish([] if dry_run else runs)
@@ -182,16 +187,37 @@ def reproduce(
 
     end = time.monotonic() + budget
     waiting = list(missing)
-    while waiting and time.monotonic() < end:
-        left = end - time.monotonic()
-        fits = [run for run in waiting if (estimate(run, runs) or 0) <= left]
-        run = (fits or waiting)[0]
-        waiting.remove(run)
-        say(f"\n{run.label}  ({len(outcome['done']) + 1} of {len(runs)})")
-        status = _train(run, left)
-        publish([run])
-        kind = "done" if run.result() is not None else "open" if status is None else "failed"
-        outcome[kind].append(run.label)
+    lock = threading.Lock()
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            with lock:
+                left = end - time.monotonic()
+                if not waiting or left <= 0:
+                    return
+                fits = [run for run in waiting if (estimate(run, runs) or 0) <= left]
+                run = (fits or waiting)[0]
+                waiting.remove(run)
+                say(f"\n{run.label}  ({len(runs) - len(waiting)} of {len(runs)})")
+            status = _train(run, left, jobs)
+            with lock:
+                publish([run])
+                result = run.result()
+                kind = "done" if result is not None else "open" if status is None else "failed"
+                outcome[kind].append(run.label)
+                if jobs > 1:
+                    say(f"{run.label}: {_numbers(result) if result else _last_line(run.folder / LOG)}")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for worker in [pool.submit(work) for _ in range(jobs)]:
+                worker.result()
+        except BaseException:  # Ctrl-C, above all: the trainings are told too, and keep their checkpoints
+            ended.set()
+            for process in list(_running):
+                _stop(process)
+            raise
     outcome["open"] += [run.label for run in waiting]
     say(f"\n{len(outcome['done'])} finished, {len(outcome['open'])} open, {len(outcome['failed'])} failed.")
     for label in outcome["failed"]:
@@ -201,17 +227,43 @@ def reproduce(
     return outcome
 
 
-def _train(run: Run, timeout: float) -> int | None:
-    """train.py in a process of its own. returns: its exit status, None if it was stopped because the time was up."""
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *run.overrides], cwd=ROOT)
+def _numbers(result: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value:.2f}" for key, value in result["metrics"].items())
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return lines[-1] if lines else "stopped"
+
+
+def _train(run: Run, timeout: float, share: int = 1) -> int | None:
+    """train.py in a process of its own. returns: its exit status, None if it was stopped because the time was up.
+
+    share: how many runs share the processor; above 1, each has its part of the cores and prints into a file.
+    """
+    command = [sys.executable, str(ROOT / "train.py"), *run.overrides]
+    log = None
+    if share > 1:
+        if not any(override.startswith("threads=") for override in run.overrides):
+            command.append(f"threads={max((os.cpu_count() or 1) // share, 1)}")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        log = open(run.folder / LOG, "a")  # noqa: SIM115, closed below
     try:
-        return process.wait(None if timeout == float("inf") else timeout)
-    except subprocess.TimeoutExpired:
-        _stop(process)
-        return None
-    except BaseException:
-        _stop(process)
-        raise
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        _running.add(process)
+        try:
+            return process.wait(None if timeout == float("inf") else timeout)
+        except subprocess.TimeoutExpired:
+            _stop(process)
+            return None
+        except BaseException:
+            _stop(process)
+            raise
+        finally:
+            _running.discard(process)
+    finally:
+        if log:
+            log.close()
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

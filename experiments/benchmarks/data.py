@@ -21,8 +21,8 @@ def distort(rounds: int) -> Table:
             "DataLoader with two workers. R is `v2.RandomRotation`, RTS `v2.RandomAffine`; the others are a "
             "`v2.Transform` around `v2.functional.perspective`, `elastic` (its field from SciPy's thin plate spline) "
             "and `pad`, since v2 has none that does the same. Functional: float tensors straight into these "
-            "functions, a lower bound of the Python around them. PIL: the image is turned in bytes first, which is not the same to the "
-            "last digit.",
+            "functions, a lower bound of the Python around them. PIL: the image is turned in bytes first, which is "
+            "not the same to the last digit.",
             "kornia: its batched RandomAffine on padded digits. Ours: `TrainStream.next_batch()`, two threads.",
             "Check: the largest difference of a pixel, in [0, 1], for the same parameters on 256 digits. Ours turns, "
             "scales and pastes by the same formulas everywhere, so these are float32 rounding.",

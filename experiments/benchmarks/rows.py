@@ -40,12 +40,12 @@ def versus(
     }
 
 
-def fact(what: str, value: str, wanted: str, reached: bool | None) -> dict[str, Any]:
+def fact(what: str, value: str, wanted: str, holds: bool | None) -> dict[str, Any]:
     return {
         "what": what,
         "measured": value,
         "wanted": wanted,
-        "reached": "" if reached is None else reached(reached),
+        "reached": "" if holds is None else reached(holds),
     }
 
 

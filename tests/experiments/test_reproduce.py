@@ -87,7 +87,7 @@ def test_a_budget_runs_what_fits_and_says_what_is_left(tmp_path, monkeypatch):
     finish(runs[0], "outputs", wall_seconds=1e6)  # so seed 1 of this cell is known not to fit
     trained = []
 
-    def train(run, timeout):
+    def train(run, timeout, share):
         assert 0 < timeout <= 3600
         trained.append(run.label)
         if run is runs[1]:
@@ -100,6 +100,52 @@ def test_a_budget_runs_what_fits_and_says_what_is_left(tmp_path, monkeypatch):
     assert outcome["failed"] == [runs[1].label]
     assert trained[-1] == runs[4].label  # last of all, since nothing that fits is left
     assert all(run.published.exists() for run in runs if run is not runs[1])
+
+
+def test_several_at_a_time_each_once_and_what_each_ended_with_is_said(tmp_path, monkeypatch):
+    runs, said, at_once, most = plan(tmp_path), [], [], []
+
+    def train(run, timeout, share):
+        at_once.append(run.label)
+        most.append(len(at_once))
+        time.sleep(0.05)
+        at_once.remove(run.label)
+        assert share == 2
+        if run is runs[3]:
+            run.folder.mkdir(parents=True)
+            (run.folder / "train.log").write_text("step 1\nThe loss is nan: lower the learning rate.\n")
+            return 1
+        finish(run, "outputs")
+        return 0
+
+    monkeypatch.setattr(reproduce, "_train", train)
+    outcome = reproduce.reproduce(runs, budget=60, dry_run=False, jobs=2, say=said.append)
+    assert max(most) == 2 and len(most) == len(runs)
+    assert outcome["failed"] == [runs[3].label] and len(outcome["done"]) == 7
+    assert f"{runs[0].label}: test_error 1.00" in said
+    assert f"{runs[3].label}: The loss is nan: lower the learning rate." in said
+
+
+def test_a_share_of_the_cores_and_a_log_of_its_own(tmp_path, monkeypatch):
+    (run,) = plan(tmp_path, seeds=(0,))[:1]
+    commands = []
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, command, *, cwd, stdout, stderr):
+            commands.append(command)
+            if stdout:
+                stdout.write("trained\n")
+
+        def wait(self, timeout):
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(reproduce.os, "cpu_count", lambda: 8)
+    assert reproduce._train(run, 60.0, 4) == 0 and reproduce._train(run, 60.0) == 0
+    assert "threads=2" in commands[0] and not any(part.startswith("threads=") for part in commands[1])
+    assert (run.folder / "train.log").read_text() == "trained\n"
 
 
 def test_no_budget_left_starts_nothing(tmp_path, monkeypatch):
