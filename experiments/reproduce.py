@@ -160,6 +160,16 @@ def parse_budget(text: str | None) -> float:
     return hours * 3600.0 + minutes * 60.0 + seconds
 
 
+def usual_jobs(extra: Sequence[str]) -> int:
+    """How many runs at a time finish most an hour: one a core, of one thread each, on a CPU (the benchmark's suite
+    seeds measures it); one after the other on a GPU.   extra: overrides, of which device= matters.
+    """
+    import torch
+
+    on_gpu = torch.cuda.is_available() and "device=cpu" not in extra
+    return 1 if on_gpu else os.cpu_count() or 1
+
+
 def reproduce(
     runs: Sequence[Run], *, budget: float, dry_run: bool, jobs: int = 1, say: Callable[[str], None] = print
 ) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """Measure speed: `python scripts/benchmark.py all --json results/benchmarks.json`.
 
-Suites: distort, sampler, train, overhead, seeds, size, start, gpu; `page` measures nothing and only writes
+Suites: distort, sampler, train, overhead, seeds, size, start, gpu, which are `all`, and accuracy, which trains six
+networks (resumable). `page` measures nothing and only writes
 results/benchmarks.md and the README's paragraph again. Leave the machine alone meanwhile.
 """
 
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 from experiments.benchmarks.page import run_suites, write_page
-from experiments.benchmarks.suites import SUITES
+from experiments.benchmarks.suites import ALL, SUITES
 from experiments.engine.build import UserError
 
 
@@ -30,7 +31,7 @@ def main() -> int:
         if args.suite == "page" and args.json is None:
             raise UserError("page needs --json FILE, the file that was measured.")
         if args.suite != "page":
-            names = list(SUITES) if args.suite == "all" else [args.suite]
+            names = list(ALL) if args.suite == "all" else [args.suite]
             run_suites(names, rounds=args.rounds, path=args.json)
         if args.json:
             for path in write_page(args.json, readme=args.readme):

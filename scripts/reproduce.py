@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from experiments.engine.build import UserError
-from experiments.reproduce import ROOT, TABLES, parse_budget, plan, reproduce
+from experiments.reproduce import ROOT, TABLES, parse_budget, plan, reproduce, usual_jobs
 
 
 def main() -> int:
@@ -23,18 +23,19 @@ def main() -> int:
     parser.add_argument("--trainer", default="paper")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--budget", help="90s, 30m, 2h, 1h30m; default: until all is done")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, sharing the cores (1)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (one a core; one on a GPU)")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--dry-run", action="store_true", help="list what is missing, train nothing")
     args = parser.parse_args()
     try:
         if not all(seed.isdigit() for seed in args.seeds.split(",")):
             raise UserError(f"--seeds {args.seeds} is not a list of seeds: write 0,1,2.")
-        if args.jobs < 1:
+        jobs = usual_jobs(args.overrides) if args.jobs is None else args.jobs
+        if jobs < 1:
             raise UserError(f"--jobs {args.jobs} is not valid: it is a whole number from 1.")
         seeds = [int(seed) for seed in args.seeds.split(",")]
         runs = plan(args.table, trainer=args.trainer, seeds=seeds, results=args.results, extra=args.overrides)
-        outcome = reproduce(runs, budget=parse_budget(args.budget), dry_run=args.dry_run, jobs=args.jobs)
+        outcome = reproduce(runs, budget=parse_budget(args.budget), dry_run=args.dry_run, jobs=jobs)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from experiments.benchmarks.accuracy import accuracy
 from experiments.benchmarks.data import distort, sampler
 from experiments.benchmarks.rows import Table
 from experiments.benchmarks.start import start
@@ -16,4 +17,6 @@ SUITES: dict[str, Callable[[int], Table]] = {
     "size": size,
     "start": start,
     "gpu": gpu,
+    "accuracy": accuracy,
 }
+ALL = tuple(name for name in SUITES if name != "accuracy")  # that one trains for the better part of an hour

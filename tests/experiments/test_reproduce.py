@@ -126,6 +126,15 @@ def test_several_at_a_time_each_once_and_what_each_ended_with_is_said(tmp_path, 
     assert f"{runs[3].label}: The loss is nan: lower the learning rate." in said
 
 
+@pytest.mark.parametrize(
+    ("cuda", "extra", "jobs"), [(False, [], 6), (True, [], 1), (True, ["device=cpu"], 6)]
+)
+def test_one_run_a_core_but_one_alone_on_a_gpu(monkeypatch, cuda, extra, jobs):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr(reproduce.os, "cpu_count", lambda: 6)
+    assert reproduce.usual_jobs(extra) == jobs
+
+
 def test_a_share_of_the_cores_and_a_log_of_its_own(tmp_path, monkeypatch):
     (run,) = plan(tmp_path, seeds=(0,))[:1]
     commands = []
@@ -174,6 +183,7 @@ def test_bad_budgets(text):
         (["tc", "--trainer", "fats"], "choose one of fast, paper, smoke"),
         (["tc", "optimizer.lr=1"], "would change what a cell measures"),
         (["tc", "--budget", "soon"], "is not a time"),
+        (["tc", "--jobs", "0"], "is a whole number from 1"),
     ],
 )
 def test_the_scripts_errors_are_one_sentence(arguments, message):
