@@ -26,8 +26,9 @@ def accuracy(rounds: int) -> Table:
     rounds: not used; the seeds are the rounds.
     """
     runs = [(path, seed) for seed in SEEDS for path in PATHS]
+    plans = [_plan(path, seed) for path, seed in runs]  # here, since Hydra composes in one thread only
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        results = dict(zip(runs, pool.map(_result, *zip(*runs, strict=True)), strict=True))
+        results = dict(zip(runs, pool.map(_result, plans), strict=True))
     by_path = {path: [results[path, seed] for seed in SEEDS] for path in PATHS}
     keep(by_path, ROOT / "results" / "guard")
     return table(by_path)
@@ -62,14 +63,16 @@ def table(results: dict[str, list[dict[str, Any]]]) -> Table:
     return out
 
 
-def _result(path: str, seed: int) -> dict[str, Any]:
+def _plan(path: str, seed: int) -> tuple[list[str], Path]:
+    """A run's overrides and its directory."""
     overrides = [f"experiment={EXPERIMENT}", "trainer=fast", f"seed={seed}", *PATHS[path]]
-    folder = ROOT / rundir.run_dir(config(*overrides), overrides)
-    circumstances = ["threads=1", "wandb.mode=disabled"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *overrides, *circumstances],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    return overrides, ROOT / rundir.run_dir(config(*overrides), overrides)
+
+
+def _result(plan: tuple[list[str], Path]) -> dict[str, Any]:
+    overrides, folder = plan
+    command = [sys.executable, str(ROOT / "train.py"), *overrides, "threads=1", "wandb.mode=disabled"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(overrides)} failed: {done.stderr.strip().splitlines()[-1]}")
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
