@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint tables clean
+.PHONY: help setup demo test lint tables bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +22,9 @@ lint: $(STAMP)  ## ruff and mypy
 
 tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX and the tables in README.md
 	$(PY) scripts/make_tables.py --page README.md
+
+bench: $(STAMP)  ## measure speed again -> results/benchmarks.md and README.md; half an hour, on a machine left alone
+	$(PY) scripts/benchmark.py all --json results/benchmarks.json --readme README.md
 
 setup: $(STAMP)  ## install into .venv; the other targets do it themselves
 

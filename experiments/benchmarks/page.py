@@ -157,7 +157,7 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")
-    panels = figure.subplots(1, 3)
+    panels = figure.subplots(1, 3, sharey=True)
     fixed = (("side", "image side, pixels"), ("batch", "batch"), ("width", "filters"))
     for panel, (key, label) in zip(panels, fixed, strict=True):
         # The series in which this key varies: the others stand at the values that most of its rows have.
