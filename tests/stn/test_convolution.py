@@ -60,7 +60,7 @@ def test_bfloat16_under_autocast_is_as_exact_as_the_plain_one(memory_format):
             plain = gradients(layer, image)
     assert ours[0].dtype == torch.bfloat16 and ours[1].dtype == torch.float32
     for a, b, c in zip(ours, plain, exact, strict=True):
-        assert (a - c).norm() <= 2 * (b - c).norm() + 1e-3 * c.norm()
+        assert (a - c).norm() <= 1.4 * (b - c).norm()  # sums of rounded parts would be 1.8 times as far off
 
 
 def test_the_band_of_a_kernel_laid_out_by_hand():

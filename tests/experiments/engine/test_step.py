@@ -74,7 +74,7 @@ def test_without_a_graph_what_a_graph_left_in_the_optimiser_is_undone():
     for group in t.optimizer.param_groups:
         group["lr"], group["capturable"] = torch.tensor(0.25), True
     assert type(step_of(t)) is EagerStep
-    assert [group["lr"] for group in t.optimizer.param_groups] == [0.25, 0.25]
+    assert all(type(group["lr"]) is float and group["lr"] == 0.25 for group in t.optimizer.param_groups)
     assert not any(group["capturable"] for group in t.optimizer.param_groups)
     step_of(t)()
 
