@@ -19,6 +19,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from experiments.engine.rundir import decisive
+
 SCHEMA = 1
 FEW = 3  # the paper reports means of three seeds; a cell with fewer is marked
 COMMAND = "python scripts/make_tables.py"
@@ -101,8 +103,9 @@ class Result:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The config without the seed, flattened: dotted key -> value as JSON."""
-        return _flatten({key: value for key, value in self.config.items() if key not in NOT_CONFIGURATION})
+        """The config that decides the result, without the seed, flattened: dotted key -> value as JSON."""
+        config = decisive(self.config)
+        return _flatten({key: value for key, value in config.items() if key not in NOT_CONFIGURATION})
 
     @property
     def configuration(self) -> str:

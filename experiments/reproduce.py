@@ -68,7 +68,7 @@ class Run:
                     raise UserError(
                         f"{path} cannot be read ({error}): delete it to run this cell anew."
                     ) from error
-                if held.get("config") == self.config:
+                if rundir.decisive(held.get("config", {})) == self.config:
                     return held
         return None
 

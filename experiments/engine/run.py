@@ -100,7 +100,9 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
     compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
     data, model = assemble(cfg, compute.device)
     task = build(cfg.task)
-    optimizer = make_optimizer(model, config["optimizer"], plain=compute.plain)
+    optimizer = make_optimizer(
+        model, OmegaConf.to_container(cfg.optimizer, resolve=True), plain=compute.plain
+    )
     schedule = build(cfg.trainer.schedule)(optimizer)
     try:
         stream = data.train_stream(cfg.trainer.batch_size)

@@ -19,7 +19,15 @@ from experiments.engine.checkpoint import write_json
 
 # Where and how a run is carried out, as against what is run: none of it changes a result, so none is in the hash.
 CIRCUMSTANCES = ("device", "data_dir", "output_dir", "threads", "wandb", "figures")
-TRAINER_CIRCUMSTANCES = ("log_every", "checkpoint_every", "hint")
+INNER_CIRCUMSTANCES = {
+    "trainer": (
+        "log_every",
+        "checkpoint_every",
+        "hint",
+        "channels_last",
+    ),  # the last: of runs before it was a rule
+    "optimizer": ("fused",),
+}
 NAMED = (
     "experiment",
     "model",
@@ -31,17 +39,24 @@ NAMED = (
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """The part of a configuration that decides the result, resolved. It is what config_hash is made of."""
+    kept = decisive(OmegaConf.to_container(cfg, resolve=True))
+    if "transform" not in kept["model"]:
+        kept.pop("transform", None)  # a network without an ST is the same network whatever the transform
+    return kept
+
+
+def decisive(config: Any) -> dict[str, Any]:
+    """A configuration without the circumstances, such as an earlier version of this code may have stored with it."""
 
     def keep(node: Any) -> Any:
         if isinstance(node, dict):
             return {key: keep(value) for key, value in node.items() if key != "data_dir"}
         return [keep(value) for value in node] if isinstance(node, list) else node
 
-    tree = keep(OmegaConf.to_container(cfg, resolve=True))
-    kept = {key: value for key, value in tree.items() if key not in CIRCUMSTANCES}
-    kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in TRAINER_CIRCUMSTANCES}
-    if "transform" not in kept["model"]:
-        kept.pop("transform", None)  # a network without an ST is the same network whatever the transform
+    kept = {key: value for key, value in keep(config).items() if key not in CIRCUMSTANCES}
+    for group, circumstances in INNER_CIRCUMSTANCES.items():
+        if group in kept:
+            kept[group] = {key: value for key, value in kept[group].items() if key not in circumstances}
     return kept
 
 
@@ -61,9 +76,7 @@ def run_name(cfg: DictConfig, overrides: Iterable[str] = ()) -> str:
     for override in sorted(overrides):
         key = override.lstrip("+~").split("=")[0]
         first, _, second = key.partition(".")
-        ignored = first in (*CIRCUMSTANCES, "hydra") or (
-            first == "trainer" and second in TRAINER_CIRCUMSTANCES
-        )
+        ignored = first in (*CIRCUMSTANCES, "hydra") or second in INNER_CIRCUMSTANCES.get(first, ())
         if key not in NAMED and not ignored:
             extra.append(override.lstrip("+").replace("/", "_").replace(" ", ""))
     return ",".join(["-".join(p for p in parts if p), *extra])
@@ -84,8 +97,8 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
             continue
         try:
             held = json.loads(path.read_text())
-            theirs = held["config"] if name == "result.json" else held
-        except (ValueError, KeyError) as error:
+            theirs = decisive(held["config"] if name == "result.json" else held)
+        except (ValueError, KeyError, AttributeError) as error:
             raise UserError(f"{path} cannot be read ({error}): delete the folder to run anew.") from error
         if theirs != config:
             changes = ", ".join(differences(theirs, config))

@@ -126,7 +126,7 @@ class TrainStream:
                 "lower trainer.batch_size."
             )
         self.images, self.labels, self.distort, self.batch_size = images, labels, distort, batch_size
-        self.generator = torch.Generator(images.device).manual_seed(_seed(seed, "train"))
+        self.generator = torch.Generator(images.device).manual_seed(stream_seed(seed, "train"))
         self._shuffle()
 
     def _shuffle(self) -> None:
@@ -221,16 +221,26 @@ class DistortedDigits:
         self.name = digits.name
         self.device = torch.device(device)
         self._digits, self._seed, self._test_seed = digits, seed, test_seed
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(_seed(0, "split")))
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(stream_seed(0, "split")))
         self.train_index, self.val_index = order[: total - val_size], order[total - val_size :]
         images = digits.train_images if not val_size else digits.train_images[self.train_index]
         labels = digits.train_labels if not val_size else digits.train_labels[self.train_index]
         self._images, self._labels = images.to(self.device), labels.to(self.device)
         self._unbound = distort
         self._distort = _bind(distort, self._images)
-        self.in_shape: tuple[int, int, int] = tuple(  # type: ignore[assignment]
-            self._distort(self._images[:1], torch.Generator(self.device).manual_seed(0)).shape[1:]
-        )
+
+    @cached_property
+    def in_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the network sees."""
+        return self.digit_shape
+
+    @cached_property
+    def digit_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a distorted digit."""
+        channels, height, width = self._distort(
+            self._images[:1], torch.Generator(self.device).manual_seed(0)
+        ).shape[1:]
+        return channels, height, width
 
     def train_stream(self, batch_size: int) -> TrainStream:
         """raises: ValueError for a batch larger than the training set."""
@@ -256,7 +266,7 @@ class DistortedDigits:
         distort: Callable[[Tensor, torch.Generator], Tensor],
         which: str,
     ) -> FixedSet:
-        generator = torch.Generator().manual_seed(_seed(self._test_seed, which))
+        generator = torch.Generator().manual_seed(stream_seed(self._test_seed, which))
         pixels = torch.cat(
             [
                 (distort(chunk.double() / 255, generator) * 255).round().clamp(0, 255).to(torch.uint8)
@@ -266,7 +276,7 @@ class DistortedDigits:
         return FixedSet(pixels.to(self.device), labels.to(self.device))
 
 
-def _seed(seed: int, stream: str) -> int:
+def stream_seed(seed: int, stream: str) -> int:
     """A generator's seed for one purpose, so that no two purposes share a stream."""
     return int.from_bytes(hashlib.sha256(f"{stream} {seed}".encode()).digest()[:7], "big")
 

@@ -71,6 +71,17 @@ def test_twice_is_once(configure):
     assert (rundir.run_dir(cfg) / "result.json").stat().st_mtime_ns == stamp
 
 
+def test_circumstances_that_an_earlier_version_stored_do_not_make_another_configuration(configure):
+    cfg = configure()
+    path = rundir.run_dir(cfg) / "result.json"
+    held = run(cfg)
+    assert "fused" not in held["config"]["optimizer"]
+    held["config"]["trainer"]["channels_last"] = True
+    held["config"]["optimizer"]["fused"] = False
+    path.write_text(json.dumps(held))
+    assert run(cfg) == held
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_configuration_is_refused_by_its_differing_keys(configure, finished):
     cfg = configure()
