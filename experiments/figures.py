@@ -102,6 +102,37 @@ def examples(model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, ti
     return _save(figure, path)
 
 
+@torch.inference_mode()
+def pairs(model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, title: str) -> Path:
+    """The layout of the paper's appendix A.1: each input channel with every transformer's outline, then what each
+    transformer makes of each channel, and the predicted class.
+
+    images: (N, C, H, W) in [0, 1].   labels: (N,).
+    """
+    logits, aux = model(images.to(next(model.parameters()).device))
+    predicted = logits.argmax(1).cpu()
+    transformers = list(getattr(model, "transformers", []))
+    count, channels = images.shape[:2]
+    rows = channels * (1 + len(transformers))
+    figure = Figure(figsize=(1.15 * count + 1.2, 1.15 * rows + 0.75), layout="constrained")
+    axes = figure.subplots(rows, count, squeeze=False)
+    for i in range(count):
+        for c in range(channels):
+            show(axes[c, i], images[i, c : c + 1])
+            axes[c, 0].set_ylabel(f"channel {c + 1}", fontsize=10)
+            for k, transformer in enumerate(transformers):
+                colour, theta = COLOURS[k % len(COLOURS)], aux["theta"][i, k].cpu()
+                draw_outline(axes[c, i], transformer.transform, theta, images.shape[-2:], colour)
+                row = channels * (1 + k) + c
+                show(axes[row, i], aux["warped"][i, k, c : c + 1].float().cpu())
+                axes[row, 0].set_ylabel(f"ST {k + 1}, ch. {c + 1}", fontsize=10, color=colour)
+        right = predicted[i] == labels[i]
+        text = f"{predicted[i]}" if right else f"{predicted[i]} (is {labels[i]})"
+        axes[-1, i].set_xlabel(text, color="black" if right else "#c1121f", fontsize=11)
+    figure.suptitle(title, fontsize=11)
+    return _save(figure, path)
+
+
 def class_means(before: Tensor, after: Sequence[Tensor], path: Path, *, title: str) -> Path:
     """Mean image of each class, as it comes in and as each transformer hands it on.
 

@@ -23,7 +23,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from experiments import distorted_mnist
+from experiments import distorted_mnist, mnist_addition
 from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.checkpoint import write_json
@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
     "table1": (distorted_mnist.TABLE1, distorted_mnist.TELLING),
     "tc": (distorted_mnist.TC, distorted_mnist.TELLING),
+    "addition": (mnist_addition.ADDITION, mnist_addition.TELLING),
 }
 LOG = "train.log"
 _running: set["subprocess.Popen[bytes]"] = set()

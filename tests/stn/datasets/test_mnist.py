@@ -434,7 +434,9 @@ def test_a_batch_that_cannot_be_is_refused(batch_size):
 
 
 def test_no_two_streams_share_their_seed():
-    seeds = [mnist.stream_seed(seed, stream) for seed in range(50) for stream in ("train", "val", "test", "split")]
+    seeds = [
+        mnist.stream_seed(seed, stream) for seed in range(50) for stream in ("train", "val", "test", "split")
+    ]
     assert len(set(seeds)) == len(seeds)
 
 

@@ -1,0 +1,88 @@
+"""MNIST addition (appendix A.1): two digits, each distorted in a channel of its own, and their sum."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stn.datasets.mnist import DistortedDigits, FixedSet, stream_seed
+
+__all__ = ["AddedDigits", "PairStream"]
+
+
+class PairStream:
+    """Training pairs without end: two digits drawn at random, each distorted afresh, independently of the other.
+
+    With the state restored, the same batches follow, to the bit.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        distort: Callable[[Tensor, torch.Generator], Tensor],
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.images, self.labels, self.distort, self.batch_size = images, labels, distort, batch_size
+        self.generator = torch.Generator(images.device).manual_seed(stream_seed(seed, "train pairs"))
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """returns: images (batch_size, 2, S, S) float32 in [0, 1] and sums (batch_size,), on the data's device."""
+        return self.batch(self.draw())
+
+    def draw(self) -> Tensor:
+        """Which digits come next: (batch_size, 2), indices into the training digits."""
+        size = (self.batch_size, 2)
+        return torch.randint(len(self.images), size, generator=self.generator, device=self.images.device)
+
+    def batch(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """These pairs distorted afresh, as in `next_batch`. Waits for nothing: a CUDA graph may record it."""
+        images = self.distort(self.images.index_select(0, drawn.flatten()), self.generator)
+        return images.unflatten(0, (-1, 2)).flatten(1, 2), self.labels[drawn].sum(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state(), "digits": len(self.images)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """raises: ValueError for the state of a stream over another number of digits."""
+        if state["digits"] != len(self.images):
+            raise ValueError(
+                f"The state is of a stream over {state['digits']} training digits, and here are "
+                f"{len(self.images)}: was dataset.val_size another?"
+            )
+        self.generator.set_state(state["generator"].cpu())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PairStream":
+        twin = PairStream(self.images, self.labels, self.distort, batch_size=self.batch_size, seed=0)
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+
+class AddedDigits(DistortedDigits):
+    """Pairs of digits, a channel each, labelled with their sum, 0 to 18. Arguments as of `DistortedDigits`.
+
+    A fixed set pairs digit i with digit p(i) of one seeded permutation, so each digit is in it twice, once a channel.
+    """
+
+    num_classes = 19
+
+    @cached_property
+    def in_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.digit_shape
+        return 2 * channels, height, width
+
+    def train_stream(self, batch_size: int) -> PairStream:  # type: ignore[override]
+        return PairStream(self._images, self._labels, self._distort, batch_size=batch_size, seed=self._seed)
+
+    def _fix(
+        self, images: Tensor, labels: Tensor, distort: Callable[[Tensor, torch.Generator], Tensor], which: str
+    ) -> FixedSet:
+        generator = torch.Generator().manual_seed(stream_seed(self._test_seed, f"{which} pairs"))
+        partner = torch.randperm(len(images), generator=generator)
+        first = super()._fix(images, labels, distort, f"{which} first")
+        second = super()._fix(images[partner], labels[partner], distort, f"{which} second")
+        return FixedSet(torch.cat([first.images, second.images], dim=1), first.labels + second.labels)
