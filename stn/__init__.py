@@ -5,6 +5,7 @@ from stn.sampler import in_frame, sample
 from stn.transformer import SpatialTransformer, localisation_parameters
 from stn.transforms import (
     Affine,
+    Affine3d,
     Attention,
     Projective,
     ThinPlateSpline,
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Affine",
+    "Affine3d",
     "Attention",
     "ConvTrunk",
     "FCTrunk",

@@ -19,6 +19,7 @@ def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str 
     "bilinear" in the grid (eqs. 6-7).
 
     image: (B, C, H, W).   grid: (B, h, w, 2).   returns: (B, C, h, w) in the image's dtype.
+    Volumes (B, C, D, H, W) take grids (B, d, h, w, 3) in (x, y, z) order; "bilinear" is then trilinear (appendix A.3).
     raises: ValueError for an unknown mode or padding or mismatched shapes, FloatingPointError for a non-finite
     grid (checked first: with border padding it would crash the backward pass on CPU). The check is left out while
     a CUDA graph is captured, where nothing may wait for the device.
@@ -27,9 +28,11 @@ def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str 
         raise ValueError(
             f"mode is one of {MODES} and padding one of {PADDINGS}, not {mode!r} and {padding!r}."
         )
-    if image.ndim != 4 or grid.ndim != 4 or grid.shape[-1] != 2 or len(image) != len(grid):
+    fits = image.ndim in (4, 5) and grid.ndim == image.ndim and grid.shape[-1] == image.ndim - 2
+    if not fits or len(image) != len(grid):
         raise ValueError(
-            "sample takes an image (B, C, H, W) and a grid (B, h, w, 2) of one batch size, "
+            "sample takes an image (B, C, H, W) and a grid (B, h, w, 2), or a volume (B, C, D, H, W) and a grid "
+            "(B, d, h, w, 3), of one batch size, "
             f"not {tuple(image.shape)} and {tuple(grid.shape)}."
         )
     if not (grid.is_cuda and torch.cuda.is_current_stream_capturing()):
@@ -54,6 +57,7 @@ def _check_finite(grid: Tensor) -> None:
 def in_frame(grid: Tensor) -> Tensor:
     """Share of sampling points that fall inside the image. At 0 an image has no gradient and never comes back.
 
-    grid: (..., h, w, 2).   returns: (...), in [0, 1].
+    grid: (..., h, w, 2), or (..., d, h, w, 3) of a volume.   returns: (...), in [0, 1].
     """
-    return (grid.detach().abs() <= 1).all(-1).float().mean((-2, -1))
+    axes = tuple(range(-grid.shape[-1], 0))
+    return (grid.detach().abs() <= 1).all(-1).float().mean(axes)

@@ -15,7 +15,8 @@ class SpatialTransformer(nn.Module):
     localisation: any module (B, C, H, W) -> (B, features) with an `out_features` attribute (a trunk of
         `stn.localisation`), or an nn.Sequential whose last fully connected layer tells it.
     transform: the family of warps; sizes the head and starts it at the identity (or at `start`).
-    out_size: (H, W) of the output, the input's where None. mode, padding: as in `stn.sampler.sample`.
+    out_size: (H, W) of the output, or (D, H, W) for a transform of volumes; the input's where None.
+    mode, padding: as in `stn.sampler.sample`.
     raises: ValueError where the number of features cannot be told.
     """
 
@@ -23,7 +24,7 @@ class SpatialTransformer(nn.Module):
         self,
         localisation: nn.Module,
         transform: Transform,
-        out_size: tuple[int, int] | None = None,
+        out_size: tuple[int, ...] | None = None,
         *,
         mode: str = "bilinear",
         padding: str = "zeros",
@@ -38,13 +39,15 @@ class SpatialTransformer(nn.Module):
         self.padding = padding
 
     def forward(self, image: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """image: (B, C, H, W).   seen: what the localisation network looks at, the image unless given.
+        """image: (B, C, H, W), or (B, C, D, H, W) for a transform of volumes.
+
+        seen: what the localisation network looks at, the image unless given.
 
         returns: the warped image (B, C, h, w) and theta (B, num_params), which may be fed forward.
         """
         theta = self.head(self.localisation(image if seen is None else seen))
-        h, w = self.out_size or (image.shape[-2], image.shape[-1])
-        return sample(image, self.transform.grid(theta, (h, w)), mode=self.mode, padding=self.padding), theta
+        size = self.out_size or tuple(image.shape[2:])
+        return sample(image, self.transform.grid(theta, size), mode=self.mode, padding=self.padding), theta
 
 
 def localisation_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -3,7 +3,7 @@
 Convention, everywhere in this package: points are in (x, y) order, x to the right and y down; both frames run
 from -1 to 1 between the outer *edges* of the corner pixels (`align_corners=False`, so pixel centres of an axis of
 n pixels lie at (2 i + 1) / n - 1); theta maps **target to source**: each output pixel asks where in the input it
-comes from.
+comes from. In volumes z is the third coordinate, along the depth: points (x, y, z) of tensors (D, H, W).
 
 A new transform is one class here with `num_params`, `identity` and `map_points`, and one YAML in configs/transform.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "Affine",
+    "Affine3d",
     "Attention",
     "Projective",
     "ThinPlateSpline",
@@ -42,7 +43,7 @@ def regular_grid(
 
 @lru_cache(maxsize=64)
 def homogeneous_grid(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The pixel centres as columns (x, y, 1): (3, H * W). Cached: never write into it."""
+    """The pixel centres as columns (x, y, 1): (3, H * W); of a volume (4, D * H * W). Cached: never write into it."""
     with torch.inference_mode(False):
         points = regular_grid(size, device, dtype).reshape(-1, len(size)).T
         return torch.cat([points, torch.ones_like(points[:1])]).contiguous()
@@ -54,9 +55,13 @@ def _in_float(theta: Tensor) -> Tensor:
 
 
 class Transform(nn.Module):
-    """What every transform offers. Subclasses give `num_params`, `identity` and `map_points`."""
+    """What every transform offers. Subclasses give `num_params`, `identity` and `map_points`.
+
+    dims: 2 for images, 3 for volumes.
+    """
 
     num_params: int
+    dims: int = 2
 
     def identity(self) -> Tensor:
         """The parameters that change nothing.   returns: (num_params,), float32."""
@@ -65,31 +70,36 @@ class Transform(nn.Module):
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         """Source coordinates of target points.
 
-        theta: (B, num_params), float32 or float64.   points: (N, 2), normalised.   returns: (B, N, 2).
+        theta: (B, num_params), float32 or float64.   points: (N, dims), normalised.   returns: (B, N, dims).
         """
         raise NotImplementedError
 
-    def grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+    def grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         """Source coordinates of every output pixel: the sampling grid T_theta(G) (paper eq. 1).
 
-        theta: (B, num_params).   size: (H, W) of the output.   returns: (B, H, W, 2), float32 whatever autocast
-        says, or float64 for a float64 theta.   raises: ValueError for a theta of another shape.
+        theta: (B, num_params).   size: (H, W) of the output, or (D, H, W).   returns: (B, H, W, 2) or (B, D, H, W, 3),
+        float32 whatever autocast says, or float64 for a float64 theta.
+        raises: ValueError for a theta of another shape, or a size of another number of axes.
         """
         if theta.ndim != 2 or theta.shape[1] != self.num_params:
             raise ValueError(
                 f"{type(self).__name__} takes theta of shape (batch, {self.num_params}), not {tuple(theta.shape)}."
             )
+        if len(size) != self.dims:
+            raise ValueError(
+                f"{type(self).__name__} makes grids of {self.dims} axes, not of size {tuple(size)}."
+            )
         with torch.autocast(theta.device.type, enabled=False):
             theta = _in_float(theta)
-            return self._map_grid(theta, (size[0], size[1])).reshape(len(theta), *size, 2)
+            return self._map_grid(theta, tuple(size)).reshape(len(theta), *size, self.dims)
 
-    def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+    def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         """map_points at the pixel centres: (B, H * W, 2). The place for a transform's short cut.
 
         The short cuts below are one product for the whole batch, laid out by coordinate: (B, 2, H * W), seen as
         (B, H * W, 2). A batch of small products is several times slower, and the sampler takes either layout.
         """
-        return self.map_points(theta, regular_grid(size, theta.device, theta.dtype).reshape(-1, 2))
+        return self.map_points(theta, regular_grid(size, theta.device, theta.dtype).reshape(-1, self.dims))
 
     def extra_repr(self) -> str:
         return f"num_params={self.num_params}"
@@ -107,9 +117,27 @@ class Affine(Transform):
         matrix = theta.reshape(-1, 2, 3)
         return points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
 
-    def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+    def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         columns = homogeneous_grid(size, theta.device, theta.dtype)
         return (theta.reshape(-1, 3) @ columns).unflatten(0, (-1, 2)).mT
+
+
+class Affine3d(Transform):
+    """Any 3x4 affine map of a volume: theta = rows of [[a, b, c, tx], [d, e, f, ty], [g, h, i, tz]] (appendix A.3)."""
+
+    num_params = 12
+    dims = 3
+
+    def identity(self) -> Tensor:
+        return torch.eye(3, 4).flatten()
+
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        matrix = theta.reshape(-1, 3, 4)
+        return points @ matrix[:, :, :3].mT + matrix[:, None, :, 3]
+
+    def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
+        columns = homogeneous_grid(size, theta.device, theta.dtype)
+        return (theta.reshape(-1, 4) @ columns).unflatten(0, (-1, 3)).mT
 
 
 class Attention(Transform):
@@ -166,7 +194,7 @@ class Projective(Transform):
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         return self._map(theta, torch.cat([points, torch.ones_like(points[:, :1])], dim=1).T)
 
-    def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+    def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         return self._map(theta, homogeneous_grid(size, theta.device, theta.dtype))
 
     def _map(self, theta: Tensor, columns: Tensor) -> Tensor:
@@ -209,7 +237,7 @@ class ThinPlateSpline(Transform):
         # Not buffers: they follow from the constructor, and stay float64 on the CPU wherever the module goes.
         self.control_points = control  # (K, 2)
         self._solve = torch.linalg.inv(system)[:, :k].contiguous()
-        self._grid_weights: dict[tuple[tuple[int, int], torch.device, torch.dtype], Tensor] = {}
+        self._grid_weights: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = {}
 
     @staticmethod
     def _basis(points: Tensor, control: Tensor) -> Tensor:
@@ -223,7 +251,7 @@ class ThinPlateSpline(Transform):
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         return self._map(theta, self._weights(points).to(theta))
 
-    def _map_grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+    def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         key = (size, theta.device, theta.dtype)
         if key not in self._grid_weights:  # the basis of a grid is the same for every theta: made once
             points = regular_grid(size, "cpu", torch.float64).reshape(-1, 2)
