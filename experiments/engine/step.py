@@ -61,9 +61,10 @@ class GraphStep(EagerStep):
             self._done += 1
             if self._done <= self.EAGER:
                 return self._eager()
-            self._record()
-        assert self._graph is not None
-        self._index.copy_(self.stream.draw())
+        drawn = self.stream.draw()
+        if self._graph is None:
+            self._graph = self._record(drawn)
+        self._index.copy_(drawn)
         self._graph.replay()
         return {key: value.clone() for key, value in self._sums.items()}, self._aux
 
@@ -75,16 +76,16 @@ class GraphStep(EagerStep):
         torch.cuda.current_stream().wait_stream(side)
         return out
 
-    def _record(self) -> None:
-        self._index = torch.zeros(
-            self.stream.batch_size, dtype=torch.int64, device=next(self.model.parameters()).device
-        )
+    def _record(self, drawn: Tensor) -> torch.cuda.CUDAGraph:
+        """Nothing runs while it is recorded.   drawn: what `stream.draw()` gives, for its shape."""
+        self._index = drawn.clone()
         self.optimizer.zero_grad(set_to_none=True)
-        self._graph = torch.cuda.CUDAGraph()
-        self._graph.register_generator_state(self.stream.generator)
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.stream.generator)
         torch.cuda.synchronize()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(graph):
             self._sums, self._aux = self._update(self.stream.batch(self._index))
+        return graph
 
 
 def make_step(
