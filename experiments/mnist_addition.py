@@ -46,8 +46,6 @@ ADDITION = Table(
     source="Jaderberg et al. 2015, appendix A.1, Table 4",
 )
 
-TABLES = (ADDITION,)
-
 # Rows by how much they tell: two transformers against one and none.
 TELLING: tuple[Row, ...] = (
     ("2st_fcn", "affine"),

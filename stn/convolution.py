@@ -30,9 +30,8 @@ class Conv2d(nn.Conv2d):
     """torch.nn.Conv2d, with a faster gradient with respect to an input of one to four channels on the CPU.
 
     Same parameters, same result up to rounding. Behind a spatial transformer the first convolution needs that gradient,
-    and for one channel under a 9x9 kernel PyTorch's takes longer than all the rest of the network: 37 of 47 ms of
-    that layer, against 5 here (88 filters, 256 images of 28x28, bfloat16, two cores; `scripts/benchmark.py train`
-    measures the whole). Differentiable once; everywhere else, and within `plain_operations`, it is PyTorch's.
+    and for one channel under a 9x9 kernel PyTorch's takes most of that layer's time on a CPU (`scripts/benchmark.py
+    tricks` measures it). Differentiable once; everywhere else, and within `plain_operations`, it is PyTorch's.
     """
 
     def forward(self, input: Tensor) -> Tensor:

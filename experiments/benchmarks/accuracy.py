@@ -17,7 +17,7 @@ from experiments.engine.checkpoint import write_json
 
 EXPERIMENT, SEEDS = "mnist_rts", (0, 1, 2)
 PATHS = {"fast path": (), "plain float32": ("trainer.precision=plain",)}
-COMMAND = f"python train.py -m experiment={EXPERIMENT} trainer=fast seed=0,1,2 trainer.precision=auto,plain"
+COMMAND = f"python train.py -m experiment={EXPERIMENT} trainer=fast seed=0,1,2 trainer.precision=auto,plain threads=1"
 
 
 def accuracy(rounds: int) -> Table:
@@ -47,6 +47,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> Table:
             f"Difference of the means: {difference:+.3f} points; seed spread (the larger sample standard deviation): "
             f"{spread:.3f}. Less than the spread: {reached(abs(difference) < spread)}.",
         ],
+        repeats=f"{len(SEEDS)} seeds",
     )
     for path, held in results.items():
         values = errors[path]

@@ -1,6 +1,7 @@
 """Our side of a comparison: exactly what train.py runs, as something that can be timed."""
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from experiments.benchmarks import peers
 from experiments.benchmarks.timing import Work
 from experiments.engine.build import build
-from experiments.engine.compute import Compute, choose
+from experiments.engine.compute import Compute, choose, set_allocator
 from experiments.engine.optim import make_optimizer
 from experiments.engine.run import assemble
 from experiments.engine.step import make_step
+from stn.convolution import Conv2d, plain_operations
 from stn.datasets.mnist import TrainStream
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,11 +65,10 @@ def our_step(
     precision: str = "auto",
     data: bool = True,
     device: str = "cpu",
-    dataset: str = "mnist",
 ) -> Work:
     """A training step of 256 images as `train.py experiment= model=` makes it.   data: distort each batch afresh."""
     widths = [] if width is None else [f"model.width={width}"]
-    cfg = config(f"experiment={experiment}", f"model={model}", f"dataset={dataset}", *widths)
+    cfg = config(f"experiment={experiment}", f"model={model}", *widths)
     cfg.trainer.precision = precision
     compute = choose(device, precision, None)
     stream, network = assemble_anywhere(cfg, compute)
@@ -142,6 +143,29 @@ def sized_step(side: int, batch: int, width: int, precision: str = "auto") -> Wo
             return images, labels
 
     return make_step(network, optimizer, Stream(), build(cfg.task), compute.autocast, graph=False), 1
+
+
+def first_layer(plain: bool) -> Work:
+    """Forward and backward of the ST-CNN's first convolution on R, its input's gradient included, in bfloat16."""
+    choose("cpu", "auto", None)
+    layer = Conv2d(1, 88, 9).to(memory_format=torch.channels_last)
+    image = torch.rand(BATCH, 1, 28, 28, requires_grad=True)
+    upstream = torch.rand(BATCH, 88, 20, 20).to(memory_format=torch.channels_last)
+
+    def call() -> None:
+        with torch.autocast("cpu", torch.bfloat16), plain_operations() if plain else nullcontext():
+            out = layer(image)
+        torch.autograd.grad(out, (image, *layer.parameters()), upstream.to(out.dtype))
+
+    return call, 1
+
+
+def memory_step(experiment: str, model: str, keep: bool) -> Work:
+    """A training step with glibc's settings as they are, or as `keep_memory` sets them."""
+    step, work = our_step(experiment, model)
+    if not keep:  # what glibc's own rule ends at
+        set_allocator(mapped=32 << 20, trimmed=64 << 20)
+    return step, work
 
 
 def matrix_product(n: int = 2048) -> Work:

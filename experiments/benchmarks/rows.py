@@ -12,11 +12,15 @@ from experiments.benchmarks.timing import Timing, ratio
 
 @dataclass(frozen=True)
 class Table:
-    """A suite's result: what results/benchmarks.md shows. rows: one dict each, with the same keys in the same order."""
+    """A suite's result: what results/benchmarks.md shows. rows: one dict each, with the same keys in the same order.
+
+    repeats: how often it was measured, where that is not the number of rounds.
+    """
 
     title: str
     notes: list[str]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    repeats: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

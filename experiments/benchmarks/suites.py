@@ -6,12 +6,13 @@ from experiments.benchmarks.accuracy import accuracy
 from experiments.benchmarks.data import distort, sampler
 from experiments.benchmarks.rows import Table
 from experiments.benchmarks.start import start
-from experiments.benchmarks.training import gpu, overhead, seeds, size, train
+from experiments.benchmarks.training import gpu, overhead, seeds, size, train, tricks
 
 SUITES: dict[str, Callable[[int], Table]] = {
     "distort": distort,
     "sampler": sampler,
     "train": train,
+    "tricks": tricks,
     "overhead": overhead,
     "seeds": seeds,
     "size": size,

@@ -13,7 +13,9 @@ from experiments.benchmarks.ours import (
     NAMES,
     SIDE,
     config,
+    first_layer,
     matrix_product,
+    memory_step,
     our_step,
     sized_step,
     together,
@@ -76,6 +78,33 @@ def check_network(model: str, width: int, experiment: str = "mnist_r") -> float:
     peers.copy_parameters(ours, twin)
     images = torch.rand(32, 1, side, side)
     return same(ours(images)[0], twin(images), 1e-3, model)
+
+
+def tricks(rounds: int) -> Table:
+    table = Table(
+        "tricks: what single ones gain, with all the others on both sides",
+        ["Banded gradient: the ST-CNN's first convolution on R, forward and backward, bfloat16, 88 filters."],
+    )
+    cases = [("banded gradient", first_layer, {}, "plain", True, False)]
+    for experiment, model in (("mnist_r", "st_cnn"), ("mnist_rts", "cnn")):
+        label = f"kept memory, {experiment.removeprefix('mnist_').upper()}, {NAMES[model]} step"
+        cases.append((label, memory_step, {"experiment": experiment, "model": model}, "keep", False, True))
+    for label, make, arguments, key, without, with_ in cases:
+        sides = [
+            Side("with", make, arguments | {key: with_}),
+            Side("without", make, arguments | {key: without}),
+        ]
+        ours, theirs = in_turn(sides, rounds=rounds, at_least=0.4)
+        gain = str(ratio(theirs, ours))
+        table.rows.append(
+            {
+                "trick": label,
+                "with, ms": milliseconds(ours),
+                "without, ms": milliseconds(theirs),
+                "times as fast (quartiles)": gain,
+            }
+        )
+    return table
 
 
 def overhead(rounds: int) -> Table:

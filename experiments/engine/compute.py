@@ -63,7 +63,7 @@ def choose(device: str, precision: str, threads: int | None) -> Compute:
     if threads:
         torch.set_num_threads(threads)
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    compute = Compute(chosen, _has_bf16(chosen) if precision == "auto" else precision)
+    compute = Compute(chosen, _best_precision(chosen) if precision == "auto" else precision)
     if not compute.plain:
         keep_memory()
     return compute
@@ -73,15 +73,20 @@ def keep_memory() -> None:
     """Has glibc keep freed memory for the next step instead of returning it; does nothing without glibc.
 
     Every step frees and takes some hundred megabytes of activations. glibc maps each large block anew, and the
-    kernel zeroes it page by page: 10 to 27 % of a step (ST-CNN on R, CNN on RTS; 256 images, two cores).
+    kernel zeroes it page by page: `scripts/benchmark.py tricks` measures what that costs.
     """
+    set_allocator(mapped=1 << 30, trimmed=(1 << 31) - 1)
+
+
+def set_allocator(*, mapped: int, trimmed: int) -> None:
+    """glibc's malloc: blocks from `mapped` bytes are mapped anew; the heap's end is given back from `trimmed` bytes."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: blocks below 1 GiB come from the heap
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: the heap's end is never given back
+        libc.mallopt(-3, mapped)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, trimmed)  # M_TRIM_THRESHOLD
 
 
-def _has_bf16(device: torch.device) -> str:
+def _best_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
