@@ -21,6 +21,7 @@ from experiments.engine.run import assemble
 from experiments.engine.step import make_step
 from stn.convolution import Conv2d, plain_operations
 from stn.datasets.mnist import TrainStream
+from stn.models.mnist import average_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 256
@@ -156,6 +157,19 @@ def first_layer(plain: bool) -> Work:
         with torch.autocast("cpu", torch.bfloat16), plain_operations() if plain else nullcontext():
             out = layer(image)
         torch.autograd.grad(out, (image, *layer.parameters()), upstream.to(out.dtype))
+
+    return call, 1
+
+
+def halving(plain: bool) -> Work:
+    """Forward and backward of the pooling behind two transformers of two 42x42 channels (MNIST addition)."""
+    choose("cpu", "auto", None)
+    image = torch.rand(BATCH, 4, 42, 42, requires_grad=True)
+    upstream = torch.rand(BATCH, 4, 21, 21)
+
+    def call() -> None:
+        out = F.avg_pool2d(image, 2, ceil_mode=True) if plain else average_pool(image, 2)
+        torch.autograd.grad(out, image, upstream)
 
     return call, 1
 

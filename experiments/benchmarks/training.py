@@ -14,6 +14,7 @@ from experiments.benchmarks.ours import (
     SIDE,
     config,
     first_layer,
+    halving,
     matrix_product,
     memory_step,
     our_step,
@@ -83,9 +84,15 @@ def check_network(model: str, width: int, experiment: str = "mnist_r") -> float:
 def tricks(rounds: int) -> Table:
     table = Table(
         "tricks: what single ones gain, with all the others on both sides",
-        ["Banded gradient: the ST-CNN's first convolution on R, forward and backward, bfloat16, 88 filters."],
+        [
+            "Banded gradient: the ST-CNN's first convolution on R, forward and backward, bfloat16, 88 filters.",
+            "Halving by slices: the 2x average pooling of four 42x42 channels, forward and backward, float32.",
+        ],
     )
-    cases = [("banded gradient", first_layer, {}, "plain", True, False)]
+    cases = [
+        ("banded gradient", first_layer, {}, "plain", True, False),
+        ("halving by slices", halving, {}, "plain", True, False),
+    ]
     for experiment, model in (("mnist_r", "st_cnn"), ("mnist_rts", "cnn")):
         label = f"kept memory, {experiment.removeprefix('mnist_').upper()}, {NAMES[model]} step"
         cases.append((label, memory_step, {"experiment": experiment, "model": model}, "keep", False, True))

@@ -17,7 +17,7 @@ from stn.localisation import ConvTrunk, FCTrunk
 from stn.transformer import SpatialTransformer
 from stn.transforms import Transform
 
-__all__ = ["CNN", "FCN", "STN", "cnn", "fcn", "solve_width", "st_cnn", "st_fcn"]
+__all__ = ["CNN", "FCN", "STN", "average_pool", "cnn", "fcn", "solve_width", "st_cnn", "st_fcn"]
 
 Shape = tuple[int, int, int]
 Aux = dict[str, Tensor]
@@ -87,9 +87,21 @@ class STN(nn.Module):
         theta = torch.stack([t for _, t in outputs], dim=1)  # (B, K, num_params)
         x = warped.flatten(1, 2)
         if self.pool > 1:
-            x = F.avg_pool2d(x, self.pool, ceil_mode=True)
+            x = average_pool(x, self.pool)
         logits, _ = self.classifier(x)
         return logits, {"theta": theta, "warped": warped}
+
+
+def average_pool(x: Tensor, size: int) -> Tensor:
+    """Ceil-mode average pooling of (B, C, H, W).
+
+    Halving is done by slices: avg_pool2d's backward pass takes several times as long on a CPU
+    (`scripts/benchmark.py tricks`).
+    """
+    if size == 2 and x.shape[2] % 2 == x.shape[3] % 2 == 0:
+        x = x[:, :, ::2] + x[:, :, 1::2]
+        return 0.25 * (x[..., ::2] + x[..., 1::2])
+    return F.avg_pool2d(x, size, ceil_mode=True)
 
 
 def count_parameters(model: nn.Module) -> int:

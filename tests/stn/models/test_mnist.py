@@ -5,7 +5,18 @@ import torch
 from torch import nn
 
 from stn import Affine, Projective, SpatialTransformer, ThinPlateSpline, localisation_parameters
-from stn.models.mnist import CNN, FCN, STN, cnn, count_parameters, fcn, solve_width, st_cnn, st_fcn
+from stn.models.mnist import (
+    CNN,
+    FCN,
+    STN,
+    average_pool,
+    cnn,
+    count_parameters,
+    fcn,
+    solve_width,
+    st_cnn,
+    st_fcn,
+)
 
 TRANSFORMS = {"affine": Affine, "projective": Projective, "tps": ThinPlateSpline}
 # Experiment: image side, pooling after the transformers (paper.md section 2).
@@ -156,6 +167,18 @@ def test_the_classifier_sees_the_pooled_image(make, side, pool, left):
     if side == 42:  # the transformer starts as the identity: 2x average pooling of the image itself
         expected = image.reshape(2, 1, 21, 2, 21, 2).mean((3, 5))
         torch.testing.assert_close(given[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(2, 1, 42, 42), (3, 4, 6, 8), (2, 2, 7, 6), (1, 1, 6, 7), (1, 2, 9, 9)])
+def test_average_pooling_is_torchs(shape, size):
+    image = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    ours, theirs = average_pool(image, size), nn.functional.avg_pool2d(image, size, ceil_mode=True)
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.rand_like(ours)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(out, image, upstream, retain_graph=True) for out in (ours, theirs))
+    )
 
 
 # -- what a network gives --------------------------------------------------------------------------
