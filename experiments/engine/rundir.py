@@ -28,6 +28,7 @@ INNER_CIRCUMSTANCES = {
     ),  # the last: of runs before it was a rule
     "optimizer": ("fused",),
 }
+RESOLVED = ("fast",)  # keys that only others are made of: what they come to stands in the trainer
 NAMED = (
     "experiment",
     "model",
@@ -53,7 +54,7 @@ def decisive(config: Any) -> dict[str, Any]:
             return {key: keep(value) for key, value in node.items() if key != "data_dir"}
         return [keep(value) for value in node] if isinstance(node, list) else node
 
-    kept = {key: value for key, value in keep(config).items() if key not in CIRCUMSTANCES}
+    kept = {key: value for key, value in keep(config).items() if key not in (*CIRCUMSTANCES, *RESOLVED)}
     for group, circumstances in INNER_CIRCUMSTANCES.items():
         if group in kept:
             kept[group] = {key: value for key, value in kept[group].items() if key not in circumstances}
