@@ -172,6 +172,41 @@ def pose_histograms(poses: Sequence[dict[str, Tensor]], path: Path, *, title: st
 
 
 @torch.inference_mode()
+def projections(model: nn.Module, volumes: Tensor, labels: Tensor, path: Path, *, title: str) -> Path:
+    """Volumes seen along z (front), y (above) and x (side), as they come and as each transformer hands them on.
+
+    volumes: (N, 1, D, H, W) in [0, 1].   labels: (N,).   Each picture is the mean along its line of sight,
+    scaled to its own maximum.
+    """
+    logits, aux = model(volumes.to(next(model.parameters()).device))
+    predicted = logits.argmax(1).cpu()
+    sets = [("input", volumes)]
+    for k in range(len(getattr(model, "transformers", []))):
+        sets.append(
+            (
+                "ST output" if len(model.transformers) == 1 else f"ST {k + 1}",
+                aux["warped"][:, k].float().cpu(),
+            )
+        )
+    views = (("front", 2), ("above", 3), ("side", 4))
+    count = len(volumes)
+    figure = Figure(figsize=(1.05 * count + 1.2, 1.1 * len(views) * len(sets) + 0.75), layout="constrained")
+    axes = figure.subplots(len(views) * len(sets), count, squeeze=False)
+    for s, (name, solids) in enumerate(sets):
+        for v, (view, axis) in enumerate(views):
+            row = axes[s * len(views) + v]
+            for i, picture in enumerate(solids.mean(axis)):
+                show(row[i], picture / picture.max().clamp(min=1e-6))
+            row[0].set_ylabel(f"{name}\n{view}", fontsize=9)
+    for i in range(count):
+        right = predicted[i] == labels[i]
+        text = f"{predicted[i]}" if right else f"{predicted[i]} (is {labels[i]})"
+        axes[-1, i].set_xlabel(text, color="black" if right else "#c1121f", fontsize=11)
+    figure.suptitle(title, fontsize=11)
+    return _save(figure, path)
+
+
+@torch.inference_mode()
 def collect(
     model: nn.Module, batches: Any, classes: int
 ) -> tuple[Tensor, list[Tensor], list[dict[str, Tensor]]]:

@@ -23,7 +23,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from experiments import distorted_mnist, mnist_addition
+from experiments import distorted_mnist, mnist_3d, mnist_addition
 from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.checkpoint import write_json
@@ -34,6 +34,7 @@ TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
     "table1": (distorted_mnist.TABLE1, distorted_mnist.TELLING),
     "tc": (distorted_mnist.TC, distorted_mnist.TELLING),
     "addition": (mnist_addition.ADDITION, mnist_addition.TELLING),
+    "3d": (mnist_3d.SOLIDS, mnist_3d.TELLING),
 }
 LOG = "train.log"
 _running: set["subprocess.Popen[bytes]"] = set()
@@ -91,7 +92,13 @@ def plan(
         if override.split("=")[0].split(".")[0] not in rundir.CIRCUMSTANCES:
             raise UserError(f"{override} would change what a cell measures; use train.py for that.")
     definition, telling = TABLES[table]
-    cells = [(e, row) for row in telling for e in definition.columns if e in definition.paper.get(row, {})]
+    cells = [
+        (experiment, row)
+        for row in telling
+        for experiment in definition.columns
+        if not definition.paper
+        or experiment in definition.paper.get(row, {})  # else the paper has no such cell
+    ]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         by_cell = [_runs(experiment, row, trainer, seeds, results, extra) for experiment, row in cells]

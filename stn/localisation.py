@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stn.transforms import Transform
 
-__all__ = ["ConvTrunk", "FCTrunk", "Head"]
+__all__ = ["ConvTrunk", "ConvTrunk3d", "FCTrunk", "Head"]
 
 
 class FCTrunk(nn.Sequential):
@@ -50,6 +50,36 @@ class ConvTrunk(nn.Sequential):
             nn.ReLU(),
             nn.MaxPool2d(2, ceil_mode=True),
             nn.Conv2d(filters, filters, 5),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(flat, features),
+            nn.ReLU(),
+        )
+        self.out_features = features
+
+
+class ConvTrunk3d(nn.Sequential):
+    """For volumes: averaged down to about 16 voxels a side, two convolutions with a max-pool between, fully connected.
+
+    The paper does not say what its 3-D localisation network is (appendix A.3); this is `ConvTrunk` with an axis more.
+    in_shape: (C, D, H, W), at least 15 voxels a side.   forward: (B, C, D, H, W) -> (B, out_features).
+    raises: ValueError for a volume too small.
+    """
+
+    def __init__(self, in_shape: tuple[int, int, int, int], *, filters: int = 16, features: int = 20) -> None:
+        channels, *sides = in_shape
+        if min(sides) < 15:
+            raise ValueError(f"ConvTrunk3d needs volumes of at least 15 voxels a side, not {tuple(sides)}.")
+        factor = round(min(sides) / 16)
+        flat = filters
+        for side in sides:
+            flat *= math.ceil((math.ceil(side / factor) - 4) / 2) - 2
+        super().__init__(
+            nn.AvgPool3d(factor, ceil_mode=True),
+            nn.Conv3d(channels, filters // 2, 5),
+            nn.ReLU(),
+            nn.MaxPool3d(2, ceil_mode=True),
+            nn.Conv3d(filters // 2, filters, 3),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(flat, features),

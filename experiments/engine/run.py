@@ -70,7 +70,9 @@ def assemble(cfg: DictConfig, device: torch.device) -> tuple[Any, nn.Module]:
     data = build(cfg.dataset, seed=cfg.seed, device=device)
     model = build(cfg.model, in_shape=data.in_shape, num_classes=data.num_classes).to(device)
     if cfg.trainer.precision != "plain":
-        model = model.to(memory_format=torch.channels_last)
+        for layer in model.modules():  # one by one: there is no such format for volumes
+            if isinstance(layer, nn.Conv2d):
+                layer.to(memory_format=torch.channels_last)
     return data, model
 
 

@@ -35,7 +35,7 @@ class Classification:
         out: dict[str, float] = {}
         for k, transformer in enumerate(model.transformers):
             theta = aux["theta"][:, k].float()  # (B, P)
-            shares = in_frame(transformer.transform.grid(theta, aux["warped"].shape[-2:]))
+            shares = in_frame(transformer.transform.grid(theta, aux["warped"].shape[3:]))
             out[f"st{k}/in_frame"] = shares.mean().item()
             out[f"st{k}/out_of_frame_images"] = (shares == 0).float().mean().item()
             for p in range(min(theta.shape[1], 8)):

@@ -71,9 +71,9 @@ class AddedDigits(DistortedDigits):
     num_classes = 19
 
     @cached_property
-    def in_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.digit_shape
-        return 2 * channels, height, width
+    def in_shape(self) -> tuple[int, ...]:
+        channels, *size = self.digit_shape
+        return 2 * channels, *size
 
     def train_stream(self, batch_size: int) -> PairStream:  # type: ignore[override]
         return PairStream(self._images, self._labels, self._distort, batch_size=batch_size, seed=self._seed)

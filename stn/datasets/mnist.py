@@ -202,6 +202,7 @@ class DistortedDigits:
     """
 
     num_classes = 10
+    chunk = CHUNK
 
     def __init__(
         self,
@@ -230,17 +231,15 @@ class DistortedDigits:
         self._distort = _bind(distort, self._images)
 
     @cached_property
-    def in_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the network sees."""
+    def in_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of what the network sees, or (C, D, H, W)."""
         return self.digit_shape
 
     @cached_property
-    def digit_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of a distorted digit."""
-        channels, height, width = self._distort(
-            self._images[:1], torch.Generator(self.device).manual_seed(0)
-        ).shape[1:]
-        return channels, height, width
+    def digit_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of a distorted digit, or (C, D, H, W)."""
+        shape = self._distort(self._images[:1], torch.Generator(self.device).manual_seed(0)).shape
+        return tuple(shape[1:])
 
     def train_stream(self, batch_size: int) -> TrainStream:
         """raises: ValueError for a batch larger than the training set."""
@@ -270,7 +269,7 @@ class DistortedDigits:
         pixels = torch.cat(
             [
                 (distort(chunk.double() / 255, generator) * 255).round().clamp(0, 255).to(torch.uint8)
-                for chunk in images.split(CHUNK)
+                for chunk in images.split(self.chunk)
             ]
         )
         return FixedSet(pixels.to(self.device), labels.to(self.device))

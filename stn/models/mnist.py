@@ -132,6 +132,13 @@ def solve_width(make: Callable[[int], nn.Module], param_budget: int) -> int:
     return min(low, high, key=lambda width: abs(count(width) - param_budget))
 
 
+def _check(in_shape: tuple[int, ...]) -> None:
+    if len(in_shape) != 3:
+        raise ValueError(
+            f"Images are (C, H, W), not {tuple(in_shape)}: for volumes choose model=cnn_3d or st_cnn_3d."
+        )
+
+
 def _build(make: Callable[[int], nn.Module], width: int | None, param_budget: int) -> nn.Module:
     return make(solve_width(make, param_budget) if width is None else width)
 
@@ -140,6 +147,7 @@ def fcn(
     in_shape: Shape, *, num_classes: int = 10, width: int | None = None, param_budget: int = 400_000
 ) -> nn.Module:
     """The fully connected baseline. in_shape: (C, H, W). width: hidden units, solved from the budget if None."""
+    _check(in_shape)
     return _build(lambda w: FCN(in_shape, num_classes=num_classes, width=w), width, param_budget)
 
 
@@ -147,6 +155,7 @@ def cnn(
     in_shape: Shape, *, num_classes: int = 10, width: int | None = None, param_budget: int = 400_000
 ) -> nn.Module:
     """The convolutional baseline. in_shape: (C, H, W). width: filters, solved from the budget if None."""
+    _check(in_shape)
     return _build(lambda w: CNN(in_shape, num_classes=num_classes, width=w), width, param_budget)
 
 
@@ -189,8 +198,13 @@ def _st(
     width: int | None,
     param_budget: int,
 ) -> nn.Module:
+    _check(in_shape)
     if num_transformers < 1 or pool < 1:
         raise ValueError(f"num_transformers and pool are at least 1, not {num_transformers} and {pool}.")
+    if transform.dims != 2:
+        raise ValueError(
+            f"{type(transform).__name__} transforms volumes: choose one of images, such as affine."
+        )
     channels, height, side = in_shape
     seen = (num_transformers * channels, math.ceil(height / pool), math.ceil(side / pool))
 

@@ -9,13 +9,17 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments import distorted_mnist, mnist_addition
+from experiments.engine.build import UserError
 from experiments.engine.run import run
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+IMAGES = [experiment for experiment in EXPERIMENTS if experiment != "mnist_3d"]
+
+
+@pytest.mark.parametrize("experiment", IMAGES)
 @pytest.mark.parametrize("model", ["fcn", "cnn", "st_fcn", "st_cnn", "2st_fcn"])
 def test_every_experiment_trains_two_steps_with_every_model(configure, experiment, model):
     result = run(configure(f"experiment={experiment}", f"model={model}", "trainer.iterations=2"))
@@ -24,7 +28,32 @@ def test_every_experiment_trains_two_steps_with_every_model(configure, experimen
     assert (result["transform"] is None) == ("st_" not in model)
 
 
-@pytest.mark.parametrize("transform", sorted(path.stem for path in (CONFIGS / "transform").glob("*.yaml")))
+@pytest.mark.parametrize("model", ["cnn_3d", "st_cnn_3d"])
+def test_volumes_train_two_steps_with_every_model(configure, model):
+    small = ("dataset.distort.canvas=32", "trainer.iterations=2")
+    result = run(configure("experiment=mnist_3d", f"model={model}", *small))
+    assert (result["model"], result["transform"]) == (model, "affine3d" if "st_" in model else None)
+    assert 0 <= result["metrics"]["test_error"] <= 100
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("experiment=mnist_3d", "model=st_cnn"), "choose model=cnn_3d or st_cnn_3d"),
+        (("experiment=mnist_r", "model=st_cnn_3d"), "choose model=cnn or st_cnn"),
+        (("experiment=mnist_3d", "transform=affine"), "choose transform=affine3d"),
+        (("experiment=mnist_r", "transform=affine3d"), "choose one of images"),
+    ],
+)
+def test_networks_of_images_and_of_volumes_are_told_apart(configure, overrides, message):
+    with pytest.raises(UserError, match=message):
+        run(configure(*overrides))
+
+
+PLANE = sorted(path.stem for path in (CONFIGS / "transform").glob("*.yaml") if path.stem != "affine3d")
+
+
+@pytest.mark.parametrize("transform", PLANE)
 @pytest.mark.parametrize("model", ["st_fcn", "st_cnn"])
 def test_every_transform_trains(configure, transform, model):
     assert run(configure(f"transform={transform}", f"model={model}"))["transform"] == transform
@@ -50,8 +79,10 @@ def test_paper_schedule_is_the_papers(configure):
 
 
 def headline(experiment):
-    """The model whose numbers an experiment's header gives."""
-    return "2st_fcn" if experiment == "mnist_addition" else "st_cnn"
+    """The network whose numbers an experiment's header gives, as in the names of published runs."""
+    return {"mnist_addition": "2st_fcn-affine", "mnist_3d": "st_cnn_3d-affine3d"}.get(
+        experiment, "st_cnn-affine"
+    )
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -66,17 +97,19 @@ def test_header_says_what_to_run_and_the_papers_numbers(experiment):
     numbers = [
         float(n) for n in re.findall(r"(\d+\.\d+) % error|(\d+\.\d+) % with", header["paper"]) for n in n if n
     ]
-    paper = mnist_addition.PAPER if experiment == "mnist_addition" else distorted_mnist.PAPER
-    assert numbers == [paper[headline(experiment), "affine"][experiment], paper["cnn", None][experiment]]
+    if experiment == "mnist_3d":
+        assert header["paper"].startswith("no number;")
+    else:
+        paper = mnist_addition.PAPER if experiment == "mnist_addition" else distorted_mnist.PAPER
+        model, transform = headline(experiment).split("-")
+        assert numbers == [paper[model, transform][experiment], paper["cnn", None][experiment]]
     assert yaml.safe_load(text)["experiment"] == experiment
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_header_says_what_the_published_run_took(experiment):
     text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
-    published = (
-        CONFIGS.parent / "results" / "runs" / experiment / f"{headline(experiment)}-affine-fast-seed_0.json"
-    )
+    published = CONFIGS.parent / "results" / "runs" / experiment / f"{headline(experiment)}-fast-seed_0.json"
     if published.exists():
         result = json.loads(published.read_text())
         takes = f"trainer=fast {round(result['wall_seconds'] / 60)} min on {result['device']}"
