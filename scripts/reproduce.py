@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, help="runs at a time (one a core; one on a GPU)")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--dry-run", action="store_true", help="list what is missing, train nothing")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # overrides may stand behind options
     try:
         if not all(seed.isdigit() for seed in args.seeds.split(",")):
             raise UserError(f"--seeds {args.seeds} is not a list of seeds: write 0,1,2.")
