@@ -1,6 +1,7 @@
 """Digits as solids: extruded, turned and placed in a cube (appendix A.3)."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from stn.transforms import Affine3d
 __all__ = ["SolidDigits", "extrude", "place_solid", "rotation"]
 
 PAPER_CANVAS = (
-    60  # voxels a side; a digit is 28 of them wide and high, and smaller in step on a smaller canvas
+    60  # voxels a side, of which a digit is 28 wide and high; on another canvas all is scaled in step
 )
 _AFFINE = Affine3d()
 
@@ -41,7 +42,7 @@ def extrude(
             f"A digit {side} wide and {thickness} thick does not fit a cube of {PAPER_CANVAS} voxels a side."
         )
     angles = max_angle * (2 * torch.rand(len(images), 3, generator=generator, device=device, dtype=dtype) - 1)
-    half = torch.tensor([side, side, thickness], device=device, dtype=dtype) / PAPER_CANVAS
+    half = _half_sides(side, thickness, device, dtype)
     where = 2 * torch.rand(len(images), 3, generator=generator, device=device, dtype=dtype) - 1
     return place_solid(images, canvas, thickness, angles, where * (1 - half))
 
@@ -49,15 +50,23 @@ def extrude(
 def place_solid(images: Tensor, canvas: int, thickness: int, angles: Tensor, centre: Tensor) -> Tensor:
     """The deterministic part of `extrude`.
 
-    angles: (B, 3), degrees about x, y and z.   centre: (B, 3), normalised (x, y, z) of the solid's centre.
+    images: (B, 1, H, H), floating point.   angles: (B, 3), degrees about x, y and z.   centre: (B, 3), normalised
+    (x, y, z) of the solid's centre.   returns: (B, 1, canvas, canvas, canvas), in (z, y, x) order.
     """
     side = images.shape[-1]
-    half = torch.tensor([side, side, thickness], device=images.device, dtype=images.dtype) / PAPER_CANVAS
+    half = _half_sides(side, thickness, images.device, images.dtype)
     # Target to source: undo the move, turn back, and measure in half sides of the solid.
     back = rotation(angles).mT / half[:, None]  # (B, 3, 3)
     theta = torch.cat([back, -back @ centre[:, :, None]], 2).flatten(1)
     solid = images[:, :, None].expand(-1, -1, thickness, -1, -1)  # (B, 1, thickness, H, H)
     return sample(solid, _AFFINE.grid(theta, (canvas, canvas, canvas)))
+
+
+@lru_cache
+def _half_sides(side: int, thickness: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The solid's half sides in x, y and z, normalised. Sent to a device once: a CUDA graph cannot record the copy."""
+    with torch.inference_mode(False):
+        return torch.tensor([side, side, thickness], device=device, dtype=dtype) / PAPER_CANVAS
 
 
 def rotation(angles: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ class STN(nn.Module):
 def average_pool(x: Tensor, size: int) -> Tensor:
     """Ceil-mode average pooling of (B, C, H, W).
 
-    Halving is done by slices: avg_pool2d's backward pass takes several times as long on a CPU
-    (`scripts/benchmark.py tricks`).
+    Halving is done by slices: avg_pool2d's backward pass is slow on a CPU (`scripts/benchmark.py tricks`
+    measures it).
     """
     if size == 2 and x.shape[2] % 2 == x.shape[3] % 2 == 0:
         x = x[:, :, ::2] + x[:, :, 1::2]
