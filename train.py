@@ -18,5 +18,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    explain_bad_overrides(sys.argv[1:], config_dir="configs", config_name="train")
+    explain_bad_overrides(sys.argv[1:])
     main()

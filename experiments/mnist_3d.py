@@ -6,18 +6,36 @@ from pathlib import Path
 
 from torch import nn
 
-from experiments.report import Row, Table
+from experiments.report import Result, Row, Table, choose_network_and_experiment
 from stn.datasets.volumes import SolidDigits
 
 ROWS: dict[Row, str] = {("cnn_3d", None): "CNN, no ST", ("st_cnn_3d", "affine3d"): "ST-CNN 3-D affine"}
 
+CANVAS = 60  # voxels a side: the paper's, and the experiment's own
+
+
+def place(result: Result) -> tuple[Row, str] | None:
+    """A column a cube's side."""
+    if result.experiment != "mnist_3d":
+        return None
+    return result.row, str(result.config["dataset"]["distort"]["canvas"])
+
+
+def overrides(row: Row, column: str) -> list[str]:
+    smaller = [] if column == str(CANVAS) else [f"dataset.distort.canvas={column}"]
+    return [*choose_network_and_experiment(row, "mnist_3d"), *smaller]
+
+
 SOLIDS = Table(
     name="3d",
     title="MNIST in 3-D",
-    columns={"mnist_3d": "extruded, turned, placed"},
+    columns={"32": "32 voxels a side", "60": "60 voxels a side"},
     rows=ROWS,
     paper={},
     source="Jaderberg et al. 2015, appendix A.3, which gives no number",
+    place=place,
+    overrides=overrides,
+    column_name="canvas",
 )
 
 TELLING: tuple[Row, ...] = (("st_cnn_3d", "affine3d"), ("cnn_3d", None))

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 from experiments import distorted_mnist, mnist_3d, mnist_addition
 from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.checkpoint import write_json
+from experiments.engine.configuration import composing
 from experiments.report import Row, Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,31 +93,32 @@ def plan(
             raise UserError(f"{override} would change what a cell measures; use train.py for that.")
     definition, telling = TABLES[table]
     cells = [
-        (experiment, row)
+        definition.overrides(row, column)
         for row in telling
-        for experiment in definition.columns
-        if not definition.paper
-        or experiment in definition.paper.get(row, {})  # else the paper has no such cell
+        for column in definition.columns
+        if not definition.paper or column in definition.paper.get(row, {})  # else the paper has no such cell
     ]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        by_cell = [_runs(experiment, row, trainer, seeds, results, extra) for experiment, row in cells]
+    with composing() as make:
+        by_cell = [_runs(make, cell, trainer, seeds, results, extra) for cell in cells]
     return [runs[i] for i in range(len(seeds)) for runs in by_cell]
 
 
 def _runs(
-    experiment: str, row: Row, trainer: str, seeds: Sequence[int], results: Path, extra: Sequence[str]
+    make: Callable[[Sequence[str]], DictConfig],
+    cell: Sequence[str],
+    trainer: str,
+    seeds: Sequence[int],
+    results: Path,
+    extra: Sequence[str],
 ) -> list[Run]:
-    """A cell's runs, one a seed."""
-    model, transform = row
-    chosen = [f"transform={transform}"] if transform is not None else []
-    overrides = [f"experiment={experiment}", f"model={model}", *chosen, f"trainer={trainer}", *extra]
-    cfg = compose("train", overrides)
+    """A cell's runs, one a seed.   cell: the overrides that make it."""
+    overrides = [*cell, f"trainer={trainer}", *extra]
+    cfg = make(overrides)
     runs = []
     for seed in seeds:
         cfg.seed = seed
         folder = rundir.run_dir(cfg, overrides)
-        published = results / "runs" / experiment / f"{folder.parent.name}-{folder.name}.json"
+        published = results / "runs" / cfg.experiment / f"{folder.parent.name}-{folder.name}.json"
         runs.append(Run((*overrides, f"seed={seed}"), ROOT / folder, published, rundir.identity(cfg), seed))
     return runs
 

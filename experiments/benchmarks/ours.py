@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -16,6 +14,7 @@ from experiments.benchmarks import peers
 from experiments.benchmarks.timing import Work
 from experiments.engine.build import build
 from experiments.engine.compute import Compute, choose, set_allocator
+from experiments.engine.configuration import configuration
 from experiments.engine.optim import make_optimizer
 from experiments.engine.run import assemble
 from experiments.engine.step import make_step
@@ -30,9 +29,7 @@ NAMES = {"fcn": "FCN", "cnn": "CNN", "st_fcn": "ST-FCN affine", "st_cnn": "ST-CN
 
 
 def config(*overrides: str) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("train", [*overrides, "wandb.mode=disabled"])
+    return configuration([*overrides, "wandb.mode=disabled"])
 
 
 class OneBatch:

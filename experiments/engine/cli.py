@@ -4,15 +4,12 @@ import contextlib
 import difflib
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-ROOT = Path(__file__).resolve().parents[2]
+from experiments.engine.configuration import CONFIGS, configuration
 
 
 @contextlib.contextmanager
@@ -30,7 +27,7 @@ def one_sentence_errors() -> Iterator[None]:
         sys.exit(130)
 
 
-def explain_bad_overrides(arguments: Sequence[str], *, config_dir: str, config_name: str) -> None:
+def explain_bad_overrides(arguments: Sequence[str]) -> None:
     """Ends the program, exit status 2, if an override names a key or an option that does not exist, listing those
     that do. Hydra would refuse it too, but lists only options, not keys."""
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
@@ -38,20 +35,18 @@ def explain_bad_overrides(arguments: Sequence[str], *, config_dir: str, config_n
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException:
         return  # hydra's own message points at the very character
-    groups = {path.name for path in (ROOT / config_dir).iterdir() if path.is_dir()}
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
     chosen = []
     for override in parsed:
         key = override.key_or_group
         if key in groups and not override.is_delete():
-            options = sorted(p.stem for p in (ROOT / config_dir / key).glob("*.yaml"))
+            options = sorted(p.stem for p in (CONFIGS / key).glob("*.yaml"))
             values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
             for value in map(str, values):
                 if value not in options:
                     _refuse(f"{key}={value}: there is no such {key}", value, options)
                 chosen = [c for c in chosen if not c.startswith(f"{key}=")] + [f"{key}={value}"]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / config_dir), version_base="1.3"):
-        cfg = compose(config_name, overrides=chosen)
+    cfg = configuration(chosen)
     for override in parsed:
         key = override.key_or_group
         if key in groups or override.is_add() or override.is_force_add() or key.startswith("hydra"):

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+
+from experiments.engine.configuration import configuration
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -21,8 +21,6 @@ def configure(tmp_path: Path) -> Callable[..., DictConfig]:
     """configure("experiment=mnist_r", ...): the configuration of a four-step run, writing below tmp_path."""
 
     def make(*overrides: str, tiny: bool = True) -> DictConfig:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            return compose("train", [*(TINY if tiny else ()), f"output_dir={tmp_path}/outputs", *overrides])
+        return configuration([*(TINY if tiny else ()), f"output_dir={tmp_path}/outputs", *overrides])
 
     return make

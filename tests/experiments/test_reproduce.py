@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from experiments import reproduce
+from experiments.engine import rundir
 from experiments.engine.build import UserError
+from experiments.engine.configuration import configuration
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -216,3 +219,17 @@ def test_a_stopped_training_keeps_its_checkpoint_and_goes_on(tmp_path, monkeypat
     assert stopped[0].returncode not in (None, -signal.SIGKILL)
     (last,) = (tmp_path / "outputs").rglob("last.pt")
     assert not (last.parent / "result.json").exists()
+
+
+@pytest.mark.parametrize("name", sorted(reproduce.TABLES))
+def test_what_a_cell_trains_stands_in_that_cell(name, tmp_path):
+    table, _ = reproduce.TABLES[name]
+    for row in table.rows:
+        for column in table.columns:
+            cfg = configuration([*table.overrides(row, column), "trainer=smoke"])
+            result = SimpleNamespace(
+                experiment=cfg.experiment,
+                row=(cfg.model.name, rundir.transform_name(cfg)),
+                config=rundir.identity(cfg),
+            )
+            assert table.place(result) == (row, column)
