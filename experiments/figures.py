@@ -206,6 +206,63 @@ def projections(model: nn.Module, volumes: Tensor, labels: Tensor, path: Path, *
     return _save(figure, path)
 
 
+def windows_over_steps(
+    images: Tensor, truth: Tensor, windows: dict[int, Tensor], path: Path, *, title: str
+) -> Path:
+    """The layout of appendix A.2's figure: a row a step, with the true boxes dashed and the predicted ones solid.
+
+    images: (N, C, H, W) in [0, 1].   truth: (N, 4).   windows: step -> (N, 4); left, top, right, bottom in pixels.
+    """
+    count = len(images)
+    figure = Figure(figsize=(1.05 * count + 0.9, 1.1 * len(windows) + 0.6), layout="constrained")
+    axes = figure.subplots(len(windows), count, squeeze=False)
+    for row, (step, boxes) in zip(axes, windows.items(), strict=True):
+        for i in range(count):
+            show(row[i], images[i])
+            _draw_box(row[i], truth[i], colour="white", style=":")
+            _draw_box(row[i], boxes[i], colour=COLOURS[0], style="-")
+        row[0].set_ylabel(f"step {step}", fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return _save(figure, path)
+
+
+def windows_animation(
+    images: Tensor, truth: Tensor, windows: dict[int, Tensor], path: Path, *, title: str
+) -> Path:
+    """The same as an animation, a frame a step.   path: ending in .gif.   Arguments as of `windows_over_steps`."""
+    from matplotlib.animation import FuncAnimation, PillowWriter
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    count = len(images)
+    figure = Figure(figsize=(1.05 * count + 0.3, 1.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for i in range(count):
+        show(axes[i], images[i])
+        _draw_box(axes[i], truth[i], colour="white", style=":")
+    drawn: list[Any] = []
+    frames = list(windows.items())
+
+    def draw(k: int) -> list[Any]:
+        step, boxes = frames[k]
+        while drawn:
+            drawn.pop().remove()
+        drawn.extend(_draw_box(axes[i], boxes[i], colour=COLOURS[0], style="-") for i in range(count))
+        figure.suptitle(f"{title}, step {step}", fontsize=10)
+        return drawn
+
+    animation = FuncAnimation(figure, draw, frames=[*range(len(frames)), *[len(frames) - 1] * 4])
+    animation.save(path, writer=PillowWriter(fps=4), dpi=80)
+    return path
+
+
+def _draw_box(axes: Axes, box: Tensor, *, colour: str, style: str) -> Any:
+    """box: left, top, right, bottom in pixels between pixel edges; imshow's pixel centres are whole numbers."""
+    left, top, right, bottom = (float(edge) - 0.5 for edge in box)
+    corners = ([left, right, right, left, left], [top, top, bottom, bottom, top])
+    return axes.plot(*corners, style, color=colour, linewidth=1.3)[0]
+
+
 @torch.inference_mode()
 def collect(
     model: nn.Module, batches: Any, classes: int

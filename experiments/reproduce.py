@@ -22,7 +22,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import distorted_mnist, mnist_3d, mnist_addition
+from experiments import colocalisation, distorted_mnist, mnist_3d, mnist_addition
 from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.checkpoint import write_json
@@ -34,6 +34,7 @@ TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
     "table1": (distorted_mnist.TABLE1, distorted_mnist.TELLING),
     "tc": (distorted_mnist.TC, distorted_mnist.TELLING),
     "addition": (mnist_addition.ADDITION, mnist_addition.TELLING),
+    "colocalisation": (colocalisation.COLOCALISATION, colocalisation.TELLING),
     "3d": (mnist_3d.SOLIDS, mnist_3d.TELLING),
 }
 LOG = "train.log"
@@ -143,7 +144,7 @@ def publish(runs: Sequence[Run]) -> list[Path]:
 
 def _publish_pictures(run: Run) -> None:
     figures = run.published.parents[2] / "figures" / run.published.parent.name
-    for picture in sorted(run.folder.glob("*.png")):
+    for picture in sorted([*run.folder.glob("*.png"), *run.folder.glob("*.gif")]):
         figures.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(picture, figures / f"{run.published.stem}-{picture.name}")
 

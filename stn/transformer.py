@@ -17,6 +17,7 @@ class SpatialTransformer(nn.Module):
     transform: the family of warps; sizes the head and starts it at the identity (or at `start`).
     out_size: (H, W) of the output, or (D, H, W) for a transform of volumes; the input's where None.
     mode, padding: as in `stn.sampler.sample`.
+    head: features -> theta, where it is to be more than one linear layer; then `start` is the head's own business.
     raises: ValueError where the number of features cannot be told.
     """
 
@@ -29,11 +30,12 @@ class SpatialTransformer(nn.Module):
         mode: str = "bilinear",
         padding: str = "zeros",
         start: Tensor | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.localisation = localisation
         self.transform = transform
-        self.head = Head(_out_features(localisation), transform, start=start)
+        self.head = head or Head(_out_features(localisation), transform, start=start)
         self.out_size = out_size
         self.mode = mode
         self.padding = padding

@@ -17,6 +17,7 @@ def write_atomically(path: Path, write: Any) -> None:
     The temporary name is always the same, so that what a kill leaves is overwritten by the next attempt; the run
     directory's lock keeps a second writer away.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     write(temporary)
     with open(temporary, "rb") as file:

@@ -63,12 +63,17 @@ def train(
     checkpoint: Callable[[], None],
     val_every: int = 0,
     validate: Callable[[], dict[str, float]] | None = None,
+    snapshot_every: int = 0,
+    snapshot: Callable[[int], None] | None = None,
 ) -> None:
     """Trains to `iterations`, from wherever `training` stands.
 
     autocast: context of the forward pass.   graph: replay the step as a CUDA graph.
-    task: `loss(model, batch) -> (loss, sums, aux)` and `watch(model, aux) -> numbers`.
-    log(step, numbers) every `log_every` steps and at the end; checkpoint() every `checkpoint_every`, a multiple of it.
+    task: `loss(model, batch) -> (loss, sums, aux)` and `watch(model, aux) -> numbers`. Of the sums, `loss` and `images`
+        are the batch's; any other, such as `errors`, is a count, logged as `train/error`, percent of the images.
+    log(step, numbers) every `log_every` steps and at the end; checkpoint() every `checkpoint_every`, a multiple of it;
+        A task that changes over the training has `at(share)`, told before each step how much of it is done.
+        snapshot(step) before the first step and every `snapshot_every` steps.
     raises: FloatingPointError once the loss or theta is not finite; the checkpoint before it stays.
     """
     model, optimizer = training.model.train(), training.optimizer
@@ -84,7 +89,11 @@ def train(
     )
     started = logged = time.perf_counter()
     before = training.seconds
+    if snapshot and snapshot_every and training.step == 0:
+        snapshot(0)
     while training.step < iterations:
+        if hasattr(task, "at"):
+            task.at(training.step / iterations)
         batch_sums, aux = step()  # next batch, loss, backward pass, optimiser
         training.schedule.step()
         training.step += 1
@@ -96,10 +105,12 @@ def train(
         if training.step % log_every == 0 or last:
             totals = {key: value.item() for key, value in sums.items()}
             now = time.perf_counter()
+            images, loss = totals.pop("images"), totals.pop("loss")
+            shares = {key.removesuffix("s"): 100 * count / images for key, count in totals.items()}
             numbers = {
-                "train/loss": totals["loss"] / totals["images"],
-                "train/error": 100 * totals["errors"] / totals["images"],
-                "images_per_second": totals["images"] / (now - logged),
+                "train/loss": loss / images,
+                **{f"train/{key}": share for key, share in shares.items()},
+                "images_per_second": images / (now - logged),
                 "lr": float(optimizer.param_groups[0]["lr"]),
                 **task.watch(model, aux),
             }
@@ -111,13 +122,15 @@ def train(
                 )
             bar.set_postfix(
                 loss=f"{numbers['train/loss']:.3f}",
-                error=f"{numbers['train/error']:.2f}%",
+                **{key: f"{share:.2f}%" for key, share in shares.items()},
                 img_s=f"{numbers['images_per_second']:.0f}",
             )
             if validate and val_every and (training.step % val_every == 0 or last):
                 numbers |= validate()
             log(training.step, numbers)
             sums, logged = {}, time.perf_counter()
+        if snapshot and snapshot_every and training.step % snapshot_every == 0:
+            snapshot(training.step)
         if training.step % checkpoint_every == 0 or last:
             checkpoint()
     bar.close()

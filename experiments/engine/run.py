@@ -26,16 +26,17 @@ SCHEMA = 1
 CODE = ("train.py", "stn", "experiments", "configs")  # what a result depends on
 
 
-def run(cfg: DictConfig, overrides: Iterable[str] = ()) -> dict[str, Any]:
+def run(cfg: DictConfig, overrides: Iterable[str] = (), *, wait: bool = False) -> dict[str, Any]:
     """Trains and tests what `cfg` describes, or returns the result that already stands in its run directory.
 
-    overrides: the command line's, for the directory's name.   returns: the content of result.json.
+    overrides: the command line's, for the directory's name.   wait: while another process trains it.
+    returns: the content of result.json.
     raises: UserError with one sentence for what the user can mend.
     """
     check(cfg)
     folder = rundir.run_dir(cfg, overrides)
     config = rundir.identity(cfg)
-    with rundir.locked(folder):
+    with rundir.locked(folder, wait=wait):
         result = rundir.finished(folder, config)
         if result is not None:
             log.info("%s is finished already (%s); skipped.", folder, _numbers(result["metrics"]))
@@ -55,6 +56,9 @@ def check(cfg: DictConfig) -> None:
     for key in ("iterations", "batch_size", "eval_batch_size", "log_every", "checkpoint_every", "val_every"):
         if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < 1:
             raise UserError(f"trainer.{key}={cfg.trainer[key]} is not valid: it is a whole number from 1.")
+    every = cfg.trainer.snapshot_every
+    if every is not None and (not isinstance(every, int) or every < 1):
+        raise UserError(f"trainer.snapshot_every={every} is not valid: it is null or a whole number from 1.")
     for key in ("checkpoint_every", "val_every"):
         if cfg.trainer[key] % cfg.trainer.log_every:
             raise UserError(
@@ -68,7 +72,8 @@ def assemble(cfg: DictConfig, device: torch.device) -> tuple[Any, nn.Module]:
     """The data and the freshly initialised network of a configuration, on the device."""
     torch.manual_seed(cfg.seed)
     data = build(cfg.dataset, seed=cfg.seed, device=device)
-    model = build(cfg.model, in_shape=data.in_shape, num_classes=data.num_classes).to(device)
+    classes = {"num_classes": data.num_classes} if hasattr(data, "num_classes") else {}
+    model = build(cfg.model, in_shape=data.in_shape, **classes).to(device)
     if cfg.trainer.precision != "plain":
         for layer in model.modules():  # one by one: there is no such format for volumes
             if isinstance(layer, nn.Conv2d):
@@ -91,7 +96,7 @@ def load_run(
     config = json.loads((folder / "config.json").read_text())
     cfg = OmegaConf.create(config)
     assert isinstance(cfg, DictConfig)
-    if "data_dir" in (cfg_overrides or {}):
+    if "data_dir" in (cfg_overrides or {}) and cfg.dataset.name != "digits":  # those are nowhere on the disk
         cfg.dataset.digits.data_dir = (cfg_overrides or {})["data_dir"]
     data, model = assemble(cfg, torch.device("cpu"))
     model.load_state_dict(checkpoint.load(folder / "last.pt")["model"])
@@ -102,6 +107,8 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
     compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
     data, model = assemble(cfg, compute.device)
     task = build(cfg.task)
+    if isinstance(task, nn.Module):  # one with a network of its own
+        task.to(compute.device)
     optimizer = make_optimizer(
         model, OmegaConf.to_container(cfg.optimizer, resolve=True), plain=compute.plain
     )
@@ -151,6 +158,8 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
             checkpoint=lambda: checkpoint.save(last, training.state_dict()),
             val_every=cfg.trainer.val_every,
             validate=validate if data.val is not None else None,
+            snapshot_every=cfg.trainer.snapshot_every or 0,
+            snapshot=lambda step: checkpoint.save(snapshot_path(folder, step), model.state_dict()),
         )
         metrics: dict[str, float] = {}
         if data.val is not None:
@@ -185,7 +194,8 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
         tracker.log(training.step, {key.replace("test_", "test/"): value for key, value in tested.items()})
         tracker.summary({k: v for k, v in result.items() if k not in ("config", "metrics")} | metrics)
         tracker.figures(training.step, figures)
-        torch.save(predictions.to(torch.uint8), folder / "predictions.pt")
+        compact = predictions if predictions.is_floating_point() else predictions.to(torch.uint8)
+        torch.save(compact, folder / "predictions.pt")
         checkpoint.write_json(folder / "result.json", result)
         exit_code = 0
     finally:
@@ -197,6 +207,17 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
     if tracker.offline_dir:
         log.info("W&B:    wandb sync %s", tracker.offline_dir)
     return result
+
+
+def snapshot_path(folder: Path, step: int) -> Path:
+    """Where the network's weights at a step are kept, with trainer.snapshot_every."""
+    return folder / "snapshots" / f"step_{step:06d}.pt"
+
+
+def snapshot_steps(folder: Path) -> dict[int, Path]:
+    """The steps whose weights are kept, in order, and where."""
+    found = sorted((folder / "snapshots").glob("step_*.pt"))
+    return {int(path.stem.removeprefix("step_")): path for path in found}
 
 
 class _History:

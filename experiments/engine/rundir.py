@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.engine.build import UserError
 from experiments.engine.checkpoint import write_json
 
+log = logging.getLogger(__name__)
+
 # Where and how a run is carried out, as against what is run: none of it changes a result, so none is in the hash.
 CIRCUMSTANCES = ("device", "data_dir", "output_dir", "threads", "wandb", "figures")
 INNER_CIRCUMSTANCES = {
@@ -24,11 +27,14 @@ INNER_CIRCUMSTANCES = {
         "log_every",
         "checkpoint_every",
         "hint",
+        "snapshot_every",
         "channels_last",
     ),  # the last: of runs before it was a rule
     "optimizer": ("fused",),
 }
+ANYWHERE = ("data_dir", "circumstances")  # at any depth; the second is where a task is told such things
 RESOLVED = ("fast",)  # keys that only others are made of: what they come to stands in the trainer
+LONGEST = 150  # characters of a run's name; a longer one ends in a hash of the whole
 NAMED = (
     "experiment",
     "model",
@@ -51,7 +57,7 @@ def decisive(config: Any) -> dict[str, Any]:
 
     def keep(node: Any) -> Any:
         if isinstance(node, dict):
-            return {key: keep(value) for key, value in node.items() if key != "data_dir"}
+            return {key: keep(value) for key, value in node.items() if key not in ANYWHERE}
         return [keep(value) for value in node] if isinstance(node, list) else node
 
     kept = {key: value for key, value in keep(config).items() if key not in (*CIRCUMSTANCES, *RESOLVED)}
@@ -80,7 +86,10 @@ def run_name(cfg: DictConfig, overrides: Iterable[str] = ()) -> str:
         ignored = first in (*CIRCUMSTANCES, "hydra") or second in INNER_CIRCUMSTANCES.get(first, ())
         if key not in NAMED and not ignored:
             extra.append(override.lstrip("+").replace("/", "_").replace(" ", ""))
-    return ",".join(["-".join(p for p in parts if p), *extra])
+    name = ",".join(["-".join(p for p in parts if p), *extra])
+    if len(name) > LONGEST:  # file systems end at 255 bytes
+        name = f"{name[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
 
 
 def run_dir(cfg: DictConfig, overrides: Iterable[str] = ()) -> Path:
@@ -125,14 +134,20 @@ def differences(theirs: Any, ours: Any, prefix: str = "") -> list[str]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the run directory for this process. raises: UserError where another process holds it."""
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds the run directory for this process.
+
+    wait: until another process lets go of it.   raises: UserError where another process holds it and it is not waited.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(
-                f"Another process is training {folder}: wait for it, or stop it first."
-            ) from error
+            if not wait:
+                raise UserError(
+                    f"Another process is training {folder}: wait for it, or stop it first."
+                ) from error
+            log.info("Waiting for another process that is training %s.", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

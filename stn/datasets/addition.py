@@ -1,5 +1,6 @@
 """MNIST addition (appendix A.1): two digits, each distorted in a channel of its own, and their sum."""
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -57,7 +58,8 @@ class PairStream:
         self.generator.set_state(state["generator"].cpu())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PairStream":
-        twin = PairStream(self.images, self.labels, self.distort, batch_size=self.batch_size, seed=0)
+        twin = copy.copy(self)  # the digits are shared
+        twin.generator = torch.Generator(self.images.device)
         twin.load_state_dict(self.state_dict())
         return twin
 

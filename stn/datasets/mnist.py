@@ -1,5 +1,6 @@
 """MNIST and the embedded digits, and what training sees of them: fresh distortions, and one fixed test draw."""
 
+import copy
 import gzip
 import hashlib
 import inspect
@@ -165,14 +166,15 @@ class TrainStream:
         self.position = state["position"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TrainStream":
-        twin = TrainStream(self.images, self.labels, self.distort, batch_size=self.batch_size, seed=0)
+        twin = copy.copy(self)  # the digits are shared
+        twin.generator = torch.Generator(self.images.device)
         twin.load_state_dict(self.state_dict())
         return twin
 
 
 @dataclass(frozen=True)
 class FixedSet:
-    """Distorted digits drawn once. images: uint8, (N, 1, S, S). labels: int64, (N,)."""
+    """Distorted digits drawn once. images: uint8, (N, 1, S, S). labels: (N,), or (N, ...) where they are no classes."""
 
     images: Tensor
     labels: Tensor
@@ -228,7 +230,7 @@ class DistortedDigits:
         labels = digits.train_labels if not val_size else digits.train_labels[self.train_index]
         self._images, self._labels = images.to(self.device), labels.to(self.device)
         self._unbound = distort
-        self._distort = _bind(distort, self._images)
+        self._distort = bind_source(distort, self._images)
 
     @cached_property
     def in_shape(self) -> tuple[int, ...]:
@@ -247,7 +249,7 @@ class DistortedDigits:
 
     @cached_property
     def test(self) -> FixedSet:
-        distort = _bind(self._unbound, self._digits.train_images)
+        distort = bind_source(self._unbound, self._digits.train_images)
         return self._fix(self._digits.test_images, self._digits.test_labels, distort, "test")
 
     @cached_property
@@ -255,7 +257,7 @@ class DistortedDigits:
         if not len(self.val_index):
             return None
         images, labels = self._digits.train_images, self._digits.train_labels
-        distort = _bind(self._unbound, images[self.train_index])
+        distort = bind_source(self._unbound, images[self.train_index])
         return self._fix(images[self.val_index], labels[self.val_index], distort, "val")
 
     def _fix(
@@ -280,7 +282,8 @@ def stream_seed(seed: int, stream: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{stream} {seed}".encode()).digest()[:7], "big")
 
 
-def _bind(distort: Callable[..., Tensor], source: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:
+def bind_source(distort: Callable[..., Any], source: Tensor) -> Callable[..., Any]:
+    """A distortion with its parameter `source` bound, where it has one that is open."""
     parameter = inspect.signature(distort).parameters.get("source")
     return partial(distort, source=source) if parameter and parameter.default is parameter.empty else distort
 

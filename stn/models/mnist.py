@@ -56,11 +56,14 @@ class CNN(nn.Module):
         self.classifier = nn.Linear(width * math.prod(left), num_classes)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Aux]:
-        x = F.relu(
-            F.max_pool2d(self.conv1(image), 2, ceil_mode=True)
-        )  # max and ReLU commute: a quarter of the work
-        x = F.relu(F.max_pool2d(self.conv2(x), 2, ceil_mode=True))
-        return self.classifier(x.flatten(1)), {}
+        return self.activations(image)[-1], {}
+
+    def activations(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the three layers give: (B, width, h, w) twice, after max-pooling and ReLU, and the logits."""
+        # max and ReLU commute: a quarter of the work
+        first = F.relu(F.max_pool2d(self.conv1(image), 2, ceil_mode=True))
+        second = F.relu(F.max_pool2d(self.conv2(first), 2, ceil_mode=True))
+        return first, second, self.classifier(second.flatten(1))
 
 
 class STN(nn.Module):

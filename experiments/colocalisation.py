@@ -1,0 +1,291 @@
+"""Co-localisation (appendix A.2): one transformer finds what a hundred images share, told by no label and no box."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.engine import checkpoint, rundir
+from experiments.engine.build import UserError
+from experiments.engine.configuration import configuration
+from experiments.engine.run import load_run, run, snapshot_steps
+from experiments.engine.task import Classification
+from experiments.report import Result, Row, Table
+from stn import sample
+from stn.datasets.colocalisation import SharedDigit
+from stn.models.mnist import CNN
+
+# Digits found, percent; Jaderberg et al. 2015 (arXiv 1506.02025), Table 5.
+PAPER: dict[Row, dict[str, float]] = {
+    ("T", "attention"): {str(digit): 100.0 for digit in range(10)},
+    ("TC", "attention"): {
+        str(digit): float(found) for digit, found in enumerate((81, 82, 88, 75, 94, 84, 93, 85, 89, 87))
+    },
+}
+PATCHES = {"T": 0, "TC": 16}
+FOUND = 0.5  # a window has found its digit with more than this intersection over union
+
+
+def place(result: Result) -> tuple[Row, str] | None:
+    """A row a data set, T or TC; a column a digit."""
+    if result.experiment != "colocalisation":
+        return None
+    dataset = result.config["dataset"]
+    names = {patches: name for name, patches in PATCHES.items()}
+    patches = dataset["distort"]["patches"]
+    return (names.get(patches, f"{patches} patches"), result.transform), str(dataset["digit"])
+
+
+def overrides(row: Row, column: str) -> list[str]:
+    name, transform = row
+    return [
+        "experiment=colocalisation",
+        f"transform={transform}",
+        f"dataset.digit={column}",
+        f"images={name.lower()}",
+    ]
+
+
+COLOCALISATION = Table(
+    name="colocalisation",
+    title="Co-localisation",
+    columns={str(digit): str(digit) for digit in range(10)},
+    rows={("T", "attention"): "T, translated", ("TC", "attention"): "TC, and cluttered"},
+    paper=PAPER,
+    source="Jaderberg et al. 2015, appendix A.2, Table 5",
+    place=place,
+    overrides=overrides,
+    row_names=("images", "transform"),
+    column_name="digit",
+    same_test_set=False,
+    metric="test_localised",
+    metric_label="digits found (intersection over union above 0.5), %",
+    lower_is_better=False,
+    decimals=0,
+    paper_decimals=0,
+)
+
+TELLING: tuple[Row, ...] = (("TC", "attention"), ("T", "attention"))
+
+
+def embedding(
+    overrides: Sequence[str], *, run_dir: str | None = None, circumstances: Mapping[str, Any] | None = None
+) -> tuple[CNN, dict[str, Any]]:
+    """The CNN that describes crops, and its result: the run that `overrides` make, trained where it has not been.
+
+    overrides: of `train.py`; a network `cnn` on images of the crops' size.   run_dir: a finished run to take instead.
+    circumstances: key -> value of what changes no result: where data are, on what to train.
+    Training it leaves the random state of the caller as it was.
+    raises: UserError where the run is not of a CNN, or not finished.
+    """
+    circumstances = circumstances or {}
+    if run_dir is None:
+        chosen = [*overrides, *(f"{key}={_quoted(value)}" for key, value in circumstances.items())]
+        cfg = configuration(chosen)
+        folder = rundir.run_dir(cfg, chosen)
+        state = checkpoint.random_state()
+        run(cfg, chosen, wait=True)
+        checkpoint.restore_random_state(state)
+    else:
+        folder = Path(run_dir)
+    if not (folder / "result.json").exists():
+        raise UserError(
+            f"{folder} has no result.json: task.embedding.run_dir= names a finished run of model=cnn, or nothing."
+        )
+    _, model, _ = load_run(folder, {"data_dir": circumstances.get("data_dir")})
+    if not isinstance(model, CNN):
+        raise UserError(
+            f"{folder} holds a {type(model).__name__}, and crops are described by a CNN: model=cnn."
+        )
+    return model, json.loads((folder / "result.json").read_text())
+
+
+def _quoted(value: Any) -> str:
+    """As Hydra's overrides have it: null, or a string in quotes where it is one."""
+    if value is None:
+        return "null"
+    return "'" + value.replace("'", r"\'") + "'" if isinstance(value, str) else str(value)
+
+
+Embedding = tuple[CNN, dict[str, Any]]  # a network and its result
+
+
+class Colocalisation(nn.Module):
+    """The triplet hinge of appendix A.2 on a frozen network's description e() of crops.
+
+        mean over pairs n != m of max(0, |e(I_n^T) - e(I_m^T)|^2 - |e(I_n^T) - e(I_n^rand)|^2 + margin)
+
+    Each of the CNN's three layers of activations is brought to unit length before they are put end to end, so that
+    none outweighs the others and squared distances lie between 0 and 6 or so.
+
+    fine: describes crops. One trained on a single size of digits knows the right size of a window, and sees nothing in
+        a window that is far off.
+    coarse: describes them instead for the first `coarse_share` of the training; None for none. One that takes digits
+        of several sizes tells even a large window which way to go. Meanwhile the windows' size is held.
+    raises: UserError for a share outside 0 to 1.
+    """
+
+    def __init__(
+        self,
+        fine: Embedding,
+        coarse: Embedding | None = None,
+        *,
+        coarse_share: float = 0.65,
+        margin: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= coarse_share <= 1:
+            raise UserError(
+                f"task.coarse_share={coarse_share} is not valid: it is a share of the training, 0 to 1."
+            )
+        found = [one for one in (coarse, fine) if one is not None]
+        self.networks = nn.ModuleList(network.eval().requires_grad_(False) for network, _ in found)
+        self.coarse_share, self.margin = coarse_share, margin
+        self.metrics = {
+            f"{name}_embedding_error": float(one[1]["metrics"]["test_error"])
+            for name, one in (("fine", fine), ("coarse", coarse))
+            if one is not None
+        }
+        # How much each network counts. On a GPU both are run and weighted, as a recorded graph asks for.
+        self.register_buffer("weights", torch.zeros(len(found)))
+        self.at(0.0)
+
+    def at(self, share: float) -> None:
+        """Told how much of the training is done."""
+        self.stage = 0 if len(self.networks) > 1 and share < self.coarse_share else len(self.networks) - 1
+        self.weights.zero_()
+        self.weights[self.stage] = 1.0
+
+    def describe(self, network: nn.Module, crops: Tensor) -> Tensor:
+        """e(): (B, 1, h, w) -> (B, features), three vectors of unit length end to end."""
+        layers = network.activations(crops)
+        return torch.cat([F.normalize(layer.flatten(1).float(), dim=1) for layer in layers], 1)
+
+    def loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """batch: images (B, 1, S, S) and random windows (B, 3).   returns: as `Classification.loss`; of the sums,
+        `violations` counts the pairs that are not apart by the margin, as a share of each image's.
+        """
+        images, windows = batch
+        model.transformers[0].head.hold_size(self.stage < len(self.networks) - 1)
+        _, aux = model(images)
+        crops = aux["warped"][:, 0]
+        grid = model.transformers[0].transform.grid(windows, tuple(crops.shape[2:]))
+        others = sample(images, grid)
+        hinge = crops.new_zeros((), dtype=torch.float32)
+        for k, network in enumerate(self.networks):
+            if k == self.stage or crops.is_cuda:
+                with torch.no_grad():
+                    random = self.describe(network, others)
+                hinge = hinge + self.weights[k] * triplet_hinge(
+                    self.describe(network, crops), random, self.margin
+                )
+        pairs = max(len(images) * (len(images) - 1), 1)
+        loss = hinge.sum() / pairs
+        count = torch.full((), len(images), device=images.device)
+        violations = (hinge.detach() > 0).sum() / pairs * count
+        return loss, {"loss": loss.detach() * count, "violations": violations, "images": count}, aux
+
+    watch = Classification.watch
+
+    @torch.inference_mode()
+    def evaluate(
+        self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> tuple[dict[str, float], Tensor]:
+        """returns: `localised` in percent, mean `iou`, how many `images`, the embedding's own test error; and the
+        windows (N, 4), left, top, right, bottom in pixels.
+        """
+        model.eval()
+        windows, overlaps = [], []
+        for images, truth in batches:
+            predicted, _ = model(images)
+            windows.append(predicted.float().cpu())
+            overlaps.append(iou(predicted.float(), truth).cpu())
+        model.train()
+        overlap = torch.cat(overlaps)
+        metrics = {
+            "localised": 100 * int((overlap > FOUND).sum()) / len(overlap),
+            "iou": overlap.double().mean().item(),
+            "images": float(len(overlap)),
+        }
+        return metrics | self.metrics, torch.cat(windows)
+
+
+def triplet_hinge(mine: Tensor, random: Tensor, margin: float) -> Tensor:
+    """max(0, |mine_n - mine_m|^2 - |mine_n - random_n|^2 + margin), and 0 for n = m.
+
+    mine, random: (B, features).   returns: (B, B), row n, column m.
+    """
+    length = mine.square().sum(1)
+    same = (length[:, None] + length - 2 * mine @ mine.T).clamp(min=0)
+    other = (mine - random).square().sum(1)
+    hinge = F.relu(same - other[:, None] + margin)
+    return hinge - torch.diag_embed(hinge.diagonal())
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes, the first with the first and so on.
+
+    a, b: (N, 4), left, top, right, bottom.   returns: (N,).
+    """
+    least, most = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    common = (most - least).clamp(min=0).prod(1)
+    both = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - common
+    return common / both.clamp(min=1e-12)
+
+
+EXAMPLES = 8
+
+
+def figures(model: nn.Module, data: SharedDigit, folder: Path) -> dict[str, Path]:
+    """`windows`, the predicted windows over the steps as a strip, and `windows_animation`; written into `folder`.
+
+    Needs the weights that trainer.snapshot_every keeps; without, the strip is of the last step alone.
+    returns: name -> path.
+    """
+    from experiments.figures import windows_animation, windows_over_steps  # matplotlib: slow to import
+
+    what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
+    images, truth = data.test.images[:EXAMPLES].float() / 255, data.test.labels[:EXAMPLES].cpu()
+    last = model.state_dict()
+    last = {key: value.clone() for key, value in last.items()}
+    model.eval()
+    steps = snapshot_steps(folder)
+    windows: dict[int | str, Tensor] = {}
+    with torch.inference_mode():
+        for step, path in steps.items():
+            model.load_state_dict(checkpoint.load(path, images.device))
+            windows[step] = model(images)[0].float().cpu()
+        model.load_state_dict(last)
+        if not windows:
+            windows["last"] = model(images)[0].float().cpu()
+    shown = images.cpu()
+    some = thin(list(windows), ROWS)
+    paths = {
+        "windows": windows_over_steps(
+            shown, truth, {step: windows[step] for step in some}, folder / "windows.png", title=what
+        )
+    }
+    if len(windows) > 1:
+        title = f"digit {data.digit}"
+        paths["windows_animation"] = windows_animation(
+            shown, truth, windows, folder / "windows.gif", title=title
+        )
+    return paths
+
+
+ROWS = 7  # of the strip
+
+
+def thin(steps: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the steps, evenly spread, the first and the last among them."""
+    if len(steps) <= most:
+        return list(steps)
+    return [steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)]

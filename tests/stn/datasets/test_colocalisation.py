@@ -1,0 +1,115 @@
+"""Images that share a digit: where it stands, what the random crops are, and that both are fixed."""
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from stn import Attention, sample
+from stn.datasets.colocalisation import SharedDigit, place_digit, rolled
+from stn.datasets.mnist import load_digits
+
+DIGITS = load_digits()
+
+
+def shared(patches=16, **options):
+    return SharedDigit(DIGITS, partial(place_digit, patches=patches), **{"digit": 3, **options})
+
+
+@pytest.mark.parametrize("patches", [0, 16])
+def test_the_box_holds_the_digit_itself(patches):
+    images = DIGITS.test_images[:20].double() / 255
+    generator = torch.Generator().manual_seed(1)
+    placed, boxes = place_digit(images, generator, source=DIGITS.train_images, patches=patches)
+    assert placed.shape == (20, 1, 84, 84) and boxes.shape == (20, 4)
+    for image, whole, box in zip(images, placed, boxes, strict=True):
+        left, top, right, bottom = (int(edge) for edge in box)
+        assert (right - left, bottom - top) == (28, 28)
+        assert torch.equal(whole[:, top:bottom, left:right], image)
+        outside = whole.sum() - whole[:, top:bottom, left:right].sum()
+        assert (outside > 1e-6) == (patches > 0)
+
+
+def test_images_are_of_one_class_and_the_same_for_every_seed():
+    data = shared(seed=0)
+    assert 0 < len(data.test.images) == int((DIGITS.test_labels == 3).sum())
+    assert data.in_shape == (1, 84, 84) and data.test.labels.shape == (len(data.test.images), 4)
+    again = shared(seed=5)
+    assert again.test.fingerprint == data.test.fingerprint
+    assert shared(test_seed=1).test.fingerprint != data.test.fingerprint
+    assert shared(digit=4).test.fingerprint != data.test.fingerprint
+    assert len(shared(count=7).test.images) == 7
+    # the box on the fixed image holds a three, to the pixel
+    left, top, right, bottom = (int(edge) for edge in data.test.labels[0])
+    cut = data.test.images[0, :, top:bottom, left:right]
+    threes = DIGITS.test_images[DIGITS.test_labels == 3]
+    assert (threes == cut).flatten(1).all(1).any()
+
+
+def test_random_windows_lie_inside_the_image_and_have_the_size_asked_for():
+    stream = shared(crop=0.25).train_stream(10)
+    images, windows = stream.next_batch()
+    assert images.shape == (10, 1, 84, 84) and images.max() <= 1
+    assert torch.equal(windows[:, 0], torch.full((10,), 0.25))
+    places = torch.cat([stream.next_batch()[1] for _ in range(100)])[:, 1:]
+    assert places.abs().max() <= 0.75 and places.abs().max() > 0.74
+    assert places.mean(0).abs().max() < 0.06  # uniform: the standard error is 0.0137
+    corner = torch.tensor([[0.25, -0.75, -0.75]])
+    ones = torch.ones(1, 1, 84, 84)
+    assert sample(ones, Attention().grid(corner, (21, 21))).min() == pytest.approx(1)
+
+
+def test_a_stream_goes_on_from_its_state_and_its_copy_leaves_it_alone():
+    stream = shared().train_stream(10)
+    stream.next_batch()
+    state, twin = copy.deepcopy(stream.state_dict()), copy.deepcopy(stream)
+    following = [stream.next_batch() for _ in range(6)]
+    other = shared(seed=9).train_stream(10)
+    other.load_state_dict(state)
+    for (images, windows), a, b in zip(
+        following, [twin.next_batch() for _ in range(6)], range(6), strict=True
+    ):
+        assert b < 6 and torch.equal(images, a[0]) and torch.equal(windows, a[1])
+    for images, windows in following:
+        same = other.next_batch()
+        assert torch.equal(images, same[0]) and torch.equal(windows, same[1])
+
+
+def test_training_images_move_in_a_circle_as_numpy_rolls_them():
+    images = torch.rand(3, 1, 6, 6)
+    down, right = torch.tensor([[2], [0], [-1]]), torch.tensor([[-2], [3], [0]])
+    moved = rolled(images, down, right)
+    for i, (dy, dx) in enumerate([(2, -2), (0, 3), (-1, 0)]):
+        assert (moved[i, 0].numpy() == np.roll(images[i, 0].numpy(), (dy, dx), (0, 1))).all()
+    data = shared(count=1, roll=3)
+    still = data.test.images[0, 0].numpy()
+    stream, seen = data.train_stream(1), set()
+    circle = {(dy, dx): np.roll(still, (dy, dx), (0, 1)) for dy in range(-3, 4) for dx in range(-3, 4)}
+    for _ in range(600):
+        image = (stream.next_batch()[0][0, 0] * 255).round().numpy()
+        seen |= {move for move, copied in circle.items() if (copied == image).all()}
+    assert seen == set(circle)  # 49 moves, each as likely: 600 draws miss one with a chance of 0.02 %
+
+
+def test_a_larger_batch_takes_all_images():
+    data = shared(count=7, roll=0)
+    images, _ = data.train_stream(50).next_batch()
+    assert len(images) == 7
+    rows = {image.numpy().tobytes() for image in (images * 255).round().to(torch.uint8)}
+    assert rows == {image.numpy().tobytes() for image in data.test.images}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"digit": 10}, "dataset.digit=10 is not valid: choose a class from 0 to 9"),
+        ({"val_size": 5}, "dataset.val_size=5 is not valid here"),
+        ({"crop": 0}, "dataset.crop=0 is not valid"),
+        ({"roll": -1}, "dataset.roll=-1 is not valid"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        shared(**options)
