@@ -136,7 +136,7 @@ class Colocalisation(nn.Module):
         fine: Embedding,
         coarse: Embedding | None = None,
         *,
-        coarse_share: float = 0.65,
+        coarse_share: float = 0.5,
         margin: float = 1.0,
     ) -> None:
         super().__init__()

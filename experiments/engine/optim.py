@@ -32,18 +32,26 @@ def make_optimizer(model: nn.Module, config: Mapping[str, Any], *, plain: bool =
 
 
 def one_cycle(
-    optimizer: Optimizer, *, iterations: int, warmup: float = 0.25, start: float = 0.04, final: float = 0.0
+    optimizer: Optimizer,
+    *,
+    iterations: int,
+    warmup: float = 0.25,
+    hold: float = 0.0,
+    start: float = 0.04,
+    final: float = 0.0,
 ) -> LRScheduler:
     """One cycle (Smith 2018): each group's learning rate rises to its own value and falls, both as a half cosine.
 
-    warmup: share of the iterations before the peak.   start, final: first and last rate as a share of the peak's.
+    warmup, hold: shares of the iterations before the peak and at it.
+    start, final: first and last rate as a share of the peak's.
     """
     peak = warmup * iterations
 
     def factor(step: int) -> float:
         if step < peak:
             return start + (1 - start) * (1 - math.cos(math.pi * step / peak)) / 2
-        fallen = min((step - peak) / max(iterations - peak, 1), 1.0)
+        held = hold * iterations
+        fallen = min(max(step - peak - held, 0.0) / max(iterations - peak - held, 1), 1.0)
         return final + (1 - final) * (1 + math.cos(math.pi * fallen)) / 2
 
     return LambdaLR(optimizer, factor)

@@ -230,6 +230,7 @@ def test_what_a_cell_trains_stands_in_that_cell(name, tmp_path):
             result = SimpleNamespace(
                 experiment=cfg.experiment,
                 row=(cfg.model.name, rundir.transform_name(cfg)),
+                transform=rundir.transform_name(cfg),
                 config=rundir.identity(cfg),
             )
             assert table.place(result) == (row, column)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from experiments import distorted_mnist, mnist_addition
+from experiments import colocalisation, distorted_mnist, mnist_addition
 from experiments.engine.build import UserError
 from experiments.engine.run import run
 
@@ -16,7 +16,8 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 
-IMAGES = [experiment for experiment in EXPERIMENTS if experiment != "mnist_3d"]
+# volumes, and images without labels, are trained in tests of their own
+IMAGES = [experiment for experiment in EXPERIMENTS if experiment not in ("mnist_3d", "colocalisation")]
 
 
 @pytest.mark.parametrize("experiment", IMAGES)
@@ -83,6 +84,7 @@ def headline(experiment):
     return {
         "mnist_addition": ("2st_fcn-affine", ""),
         "mnist_3d": ("st_cnn_3d-affine3d", "dataset.distort.canvas=32"),
+        "colocalisation": ("localiser-attention", "dataset.digit=8,images=tc"),
     }.get(experiment, ("st_cnn-affine", ""))
 
 
@@ -100,6 +102,10 @@ def test_header_says_what_to_run_and_the_papers_numbers(experiment):
     ]
     if experiment == "mnist_3d":
         assert header["paper"].startswith("no number;")
+    elif experiment == "colocalisation":
+        cluttered = colocalisation.PAPER["TC", "attention"].values()
+        found = f"T 100 % of each digit found, TC {min(cluttered):.0f} to {max(cluttered):.0f} %"
+        assert header["paper"].startswith(found)
     else:
         paper = mnist_addition.PAPER if experiment == "mnist_addition" else distorted_mnist.PAPER
         model, transform = headline(experiment)[0].split("-")
@@ -115,7 +121,7 @@ def test_header_says_what_the_published_run_took(experiment):
     published = CONFIGS.parent / "results" / "runs" / experiment / f"{name}-seed_0.json"
     if published.exists():
         result = json.loads(published.read_text())
-        how = " ".join(filter(None, ["trainer=fast", further]))
+        how = " ".join(filter(None, ["trainer=fast", *further.split(",")]))
         takes = f"{how} {round(result['wall_seconds'] / 60)} min on {result['device']}"
     else:
         takes = "not measured yet; the first line of a run says"

@@ -580,7 +580,7 @@ def test_an_open_source_is_bound_to_the_training_digits():
 def test_a_source_given_by_the_caller_stays():
     given = torch.ones(2, 1, 28, 28)
     distort = partial(distortions.translate_clutter, source=given)
-    bound = mnist._bind(distort, torch.zeros(2, 1, 28, 28))
+    bound = mnist.bind_source(distort, torch.zeros(2, 1, 28, 28))
     assert inspect.signature(bound).parameters["source"].default is given
 
 
