@@ -71,7 +71,7 @@ COLOCALISATION = Table(
     paper_decimals=0,
 )
 
-TELLING: tuple[Row, ...] = (("TC", "attention"), ("T", "attention"))
+TELLING: tuple[Row, ...] = (("T", "attention"), ("TC", "attention"))
 
 
 def embedding(
@@ -88,9 +88,12 @@ def embedding(
     if run_dir is None:
         chosen = [*overrides, *(f"{key}={_quoted(value)}" for key, value in circumstances.items())]
         cfg = configuration(chosen)
-        folder = rundir.run_dir(cfg, chosen)
+        told = [
+            one for one in overrides if _matters(one, chosen)
+        ]  # as a user would: the directory's name says it all
+        folder = rundir.run_dir(cfg, told)
         state = checkpoint.random_state()
-        run(cfg, chosen, wait=True)
+        run(cfg, told, wait=True)
         checkpoint.restore_random_state(state)
     else:
         folder = Path(run_dir)
@@ -104,6 +107,12 @@ def embedding(
             f"{folder} holds a {type(model).__name__}, and crops are described by a CNN: model=cnn."
         )
     return model, json.loads((folder / "result.json").read_text())
+
+
+def _matters(override: str, overrides: Sequence[str]) -> bool:
+    """Whether the configuration is another one without it."""
+    without = [one for one in overrides if one != override]
+    return rundir.identity(configuration(without)) != rundir.identity(configuration(overrides))
 
 
 def _quoted(value: Any) -> str:

@@ -130,6 +130,18 @@ def test_from_nothing_to_the_pictures(configure, images, tmp_path):
     assert "circumstances" not in json.dumps(result["config"])
 
 
+def test_an_embeddings_name_says_only_what_differs():
+    overrides = [
+        "experiment=mnist_r",
+        "model=cnn",
+        *(one for one in TINY if "dataset" not in one),
+        "dataset=mnist",
+    ]
+    told = [one for one in overrides if colocalisation._matters(one, overrides)]
+    assert "dataset=mnist" not in told and "model.width=4" in told
+    assert colocalisation._quoted("it's") == r"'it\'s'" and colocalisation._quoted(None) == "null"
+
+
 def test_the_same_numbers_whether_the_embedding_is_there_or_not(configure):
     first = run(configure(*SMALL), SMALL)
     again = run(configure(*SMALL, "output_dir=" + configure().output_dir + "/../again"), SMALL)

@@ -158,3 +158,14 @@ def test_an_error_of_the_users_is_one_sentence_and_status_2(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.strip() == "device=gpu is not valid: choose one of auto, cpu, cuda."
+
+
+def test_a_cycle_may_hold_its_peak():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule, rates = one_cycle(optimizer, iterations=100, warmup=0.1, hold=0.5), []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[10:61] == [1.0] * 51 and rates[9] < 1 > rates[61]
+    assert rates[80] == pytest.approx(0.5)  # half way down
