@@ -20,25 +20,33 @@ class WindowHead(nn.Module):
     most a quarter of the window's side sticks out. The place has no bias: with features of mean zero, what the windows
     do as one is nothing, and what is left to learn is how they differ.
 
-    start: s at the beginning, in the middle of the image.   forward: (B, in_features) -> (B, 3), float32.
-    raises: ValueError for sizes that are not in this order: 0, smallest, start, largest, 1.
+    start: s at the beginning, in the middle of the image, and while it is held.
+    released: s when it is let go; `start` unless given.   forward: (B, in_features) -> (B, 3), float32.
+    raises: ValueError for sizes that are not in this order: 0, smallest, start and released, largest, 1.
     """
 
     def __init__(
-        self, in_features: int, *, smallest: float = 1 / 6, largest: float = 1.0, start: float = 0.9
+        self,
+        in_features: int,
+        *,
+        smallest: float = 1 / 6,
+        largest: float = 1.0,
+        start: float = 0.9,
+        released: float | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < smallest < start < largest <= 1:
+        released = start if released is None else released
+        if not 0 < smallest < min(start, released) <= max(start, released) < largest <= 1:
             raise ValueError(
-                f"The window's size, model.start={start}, lies between model.smallest={smallest} and "
-                f"model.largest={largest}, shares of the image's side above 0 and up to 1."
+                f"The window's size, model.start={start} and model.released={released}, lies between "
+                f"model.smallest={smallest} and model.largest={largest}, shares of the side from 0 to 1."
             )
         self.smallest, self.largest = smallest, largest
-        share = (start - smallest) / (largest - smallest)
         self.size_free: Tensor
         self.register_buffer("size_free", torch.ones(()))  # a tensor: a recorded CUDA graph reads it anew
         self.weight = nn.Parameter(torch.zeros(3, in_features))
-        self.start = math.log(share / (1 - share))
+        shares = [(size - smallest) / (largest - smallest) for size in (start, released)]
+        self.held, self.released = (math.log(share / (1 - share)) for share in shares)
         self.size_bias = nn.Parameter(torch.zeros(()))
 
     def hold_size(self, hold: bool) -> None:
@@ -48,7 +56,8 @@ class WindowHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             raw = F.linear(features.to(self.weight.dtype), self.weight)
-        grown = self.start + self.size_free * (raw[:, :1] + self.size_bias)
+        free = self.size_free
+        grown = (1 - free) * self.held + free * (self.released + raw[:, :1] + self.size_bias)
         size = self.smallest + (self.largest - self.smallest) * grown.sigmoid()
         return torch.cat([size, (1 - size / 2) * raw[:, 1:].tanh()], 1)
 
@@ -58,7 +67,7 @@ class Localiser(nn.Module):
 
     in_shape: (C, H, W).   width: filters and units: convolution 9x9, 2x2 max-pool, two fully connected layers.
     stride: of the convolution. The paper says 4 and about 100k parameters, and only 1 gives about 93k; 4 gives 7k.
-    out_size: side of the crops, pixels.   smallest, largest, start: as of `WindowHead`.
+    out_size: side of the crops, pixels.   smallest, largest, start, released: as of `WindowHead`.
     forward: (B, C, H, W) -> boxes (B, 4) in pixels: left, top, right, bottom; and aux, `theta` (B, 1, 3) and
     `warped` (B, 1, C, out_size, out_size).
     """
@@ -73,6 +82,7 @@ class Localiser(nn.Module):
         smallest: float = 1 / 6,
         largest: float = 1.0,
         start: float = 0.9,
+        released: float | None = None,
     ) -> None:
         super().__init__()
         channels, *sides = in_shape
@@ -99,7 +109,7 @@ class Localiser(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
-        head = WindowHead(width, smallest=smallest, largest=largest, start=start)
+        head = WindowHead(width, smallest=smallest, largest=largest, start=start, released=released)
         transformer = SpatialTransformer(trunk, Attention(), (out_size, out_size), head=head)
         self.transformers = nn.ModuleList([transformer])
         self.width = width
@@ -125,6 +135,7 @@ def localiser(
     smallest: float = 1 / 6,
     largest: float = 1.0,
     start: float = 0.9,
+    released: float | None = None,
 ) -> Localiser:
     """raises: ValueError for another transform than attention, or images that are not square."""
     if not isinstance(transform, Attention):
@@ -142,4 +153,5 @@ def localiser(
         smallest=smallest,
         largest=largest,
         start=start,
+        released=released,
     )

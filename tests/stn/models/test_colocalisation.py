@@ -51,7 +51,7 @@ def test_windows_stay_in_bounds_whatever_the_features():
     ("options", "message"),
     [
         ({"transform": Affine()}, "upright squares, not Affine: choose transform=attention"),
-        ({"transform": Attention(), "start": 1.5}, "model.start=1.5, lies between"),
+        ({"transform": Attention(), "start": 1.5}, "model.start=1.5 and model.released=1.5, lies between"),
         ({"transform": Attention(), "stride": 0}, "a stride from 1"),
     ],
 )
@@ -60,3 +60,18 @@ def test_what_cannot_be_is_refused(options, message):
         localiser((1, 84, 84), **options)
     with pytest.raises(ValueError, match="square images"):
         localiser((1, 84, 42), transform=Attention())
+
+
+def test_a_held_size_learns_nothing_and_goes_on_from_another():
+    model = localiser((1, 84, 84), transform=Attention(), start=0.9, released=0.4)
+    head, image = model.transformers[0].head, torch.rand(4, 1, 84, 84)
+    head.hold_size(True)
+    _, aux = model(image)
+    torch.testing.assert_close(aux["theta"][:, 0, 0], torch.full((4,), 0.9))
+    aux["theta"].square().sum().backward()
+    assert head.size_bias.grad == 0 and (head.weight.grad[0] == 0).all()
+    head.hold_size(False)
+    _, aux = model(image)
+    torch.testing.assert_close(aux["theta"][:, 0, 0], torch.full((4,), 0.4))
+    aux["theta"].square().sum().backward()
+    assert head.size_bias.grad != 0
