@@ -43,7 +43,8 @@ class WindowHead(nn.Module):
             )
         self.smallest, self.largest = smallest, largest
         self.size_free: Tensor
-        self.register_buffer("size_free", torch.ones(()))  # a tensor: a recorded CUDA graph reads it anew
+        # Held until it is let go. A tensor, which a recorded CUDA graph reads anew.
+        self.register_buffer("size_free", torch.zeros(()))
         self.weight = nn.Parameter(torch.zeros(3, in_features))
         shares = [(size - smallest) / (largest - smallest) for size in (start, released)]
         self.held, self.released = (math.log(share / (1 - share)) for share in shares)
