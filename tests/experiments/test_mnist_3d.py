@@ -23,7 +23,9 @@ def test_a_run_draws_three_projections_before_and_after(configure, model, rows):
 def test_every_cell_of_the_table_can_be_run(tmp_path):
     runs = reproduce.plan("3d", trainer="fast", seeds=[0], results=tmp_path)
     assert [run.label for run in runs] == [
+        "mnist_3d/st_cnn_3d-affine3d-fast,dataset.distort.canvas=32-seed_0",
         "mnist_3d/st_cnn_3d-affine3d-fast-seed_0",
+        "mnist_3d/cnn_3d-fast,dataset.distort.canvas=32-seed_0",
         "mnist_3d/cnn_3d-fast-seed_0",
     ]
     assert set(mnist_3d.TELLING) == set(mnist_3d.ROWS)
