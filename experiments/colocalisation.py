@@ -163,10 +163,14 @@ class Colocalisation(nn.Module):
         }
         # How much each network counts. On a GPU both are run and weighted, as a recorded graph asks for.
         self.register_buffer("weights", torch.zeros(len(found)))
-        self.at(0.0)
+        self._enter(0.0)
 
-    def at(self, share: float) -> None:
-        """Told how much of the training is done."""
+    def at(self, model: nn.Module, share: float) -> None:
+        """Told how much of the training is done. Not in `loss`: a recorded CUDA graph would repeat it as it was."""
+        self._enter(share)
+        model.transformers[0].head.hold_size(self.stage < len(self.networks) - 1)
+
+    def _enter(self, share: float) -> None:
         self.stage = 0 if len(self.networks) > 1 and share < self.coarse_share else len(self.networks) - 1
         self.weights.zero_()
         self.weights[self.stage] = 1.0
@@ -183,7 +187,6 @@ class Colocalisation(nn.Module):
         `violations` counts the pairs that are not apart by the margin, as a share of each image's.
         """
         images, windows = batch
-        model.transformers[0].head.hold_size(self.stage < len(self.networks) - 1)
         _, aux = model(images)
         crops = aux["warped"][:, 0]
         grid = model.transformers[0].transform.grid(windows, tuple(crops.shape[2:]))

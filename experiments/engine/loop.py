@@ -72,7 +72,7 @@ def train(
     task: `loss(model, batch) -> (loss, sums, aux)` and `watch(model, aux) -> numbers`. Of the sums, `loss` and `images`
         are the batch's; any other, such as `errors`, is a count, logged as `train/error`, percent of the images.
     log(step, numbers) every `log_every` steps and at the end; checkpoint() every `checkpoint_every`, a multiple of it;
-        A task that changes over the training has `at(share)`, told before each step how much of it is done.
+        A task that changes over the training has `at(model, share)`, told before each step how much of it is done.
         snapshot(step) before the first step and every `snapshot_every` steps.
     raises: FloatingPointError once the loss or theta is not finite; the checkpoint before it stays.
     """
@@ -93,7 +93,7 @@ def train(
         snapshot(0)
     while training.step < iterations:
         if hasattr(task, "at"):
-            task.at(training.step / iterations)
+            task.at(model, training.step / iterations)
         batch_sums, aux = step()  # next batch, loss, backward pass, optimiser
         training.schedule.step()
         training.step += 1

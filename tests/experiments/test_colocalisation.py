@@ -98,8 +98,11 @@ def test_the_coarse_network_describes_crops_first_and_the_fine_one_then():
 
     assert loss(fine) != pytest.approx(loss(coarse))
     for share, same in ((0.0, coarse), (0.49, coarse), (0.5, fine), (1.0, fine), (0.1, coarse)):
-        both.at(share)
+        both.at(model, share)
         assert loss(both) == pytest.approx(loss(same))
+        assert model.transformers[0].head.size_free == (
+            same is fine
+        )  # the size is held while the coarse one speaks
     assert both.metrics == {"fine_embedding_error": 2.5, "coarse_embedding_error": 3.5}
 
 
