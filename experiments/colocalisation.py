@@ -133,72 +133,63 @@ class Colocalisation(nn.Module):
     Each of the CNN's three layers of activations is brought to unit length before they are put end to end, so that
     none outweighs the others and squared distances lie between 0 and 6 or so.
 
-    fine: describes crops. One trained on a single size of digits knows the right size of a window, and sees nothing in
-        a window that is far off.
-    coarse: describes them instead for the first `coarse_share` of the training; None for none. One that takes digits
-        of several sizes tells even a large window which way to go. Meanwhile the windows' size is held.
-    raises: UserError for a share outside 0 to 1.
+    embedding: describes crops.
+    held_share: of the training, during which the windows' size is held and only the place is learnt; the random crops'
+        side is then `crop`, a share of the image's. It is `crop_ratio` times the window's own from then on, at most the
+        image's, and learnt from as well: a window so large that any other of its size holds the same is a bad one.
+    raises: UserError for shares outside 0 to 1, and crops of no size.
     """
 
     def __init__(
         self,
-        fine: Embedding,
-        coarse: Embedding | None = None,
+        embedding: Embedding,
         *,
-        coarse_share: float = 0.5,
-        margin: float = 1.0,
+        margin: float = 4.0,
+        held_share: float = 0.25,
+        crop: float = 1 / 3,
+        crop_ratio: float = 1.25,
     ) -> None:
         super().__init__()
-        if not 0 <= coarse_share <= 1:
+        if not 0 <= held_share <= 1:
             raise UserError(
-                f"task.coarse_share={coarse_share} is not valid: it is a share of the training, 0 to 1."
+                f"task.held_share={held_share} is not valid: it is a share of the training, 0 to 1."
             )
-        found = [one for one in (coarse, fine) if one is not None]
-        self.networks = nn.ModuleList(network.eval().requires_grad_(False) for network, _ in found)
-        self.coarse_share, self.margin = coarse_share, margin
-        self.metrics = {
-            f"{name}_embedding_error": float(one[1]["metrics"]["test_error"])
-            for name, one in (("fine", fine), ("coarse", coarse))
-            if one is not None
-        }
-        # How much each network counts. On a GPU both are run and weighted, as a recorded graph asks for.
-        self.register_buffer("weights", torch.zeros(len(found)))
-        self._enter(0.0)
+        if not (0 < crop <= 1 and crop_ratio > 0):
+            raise UserError(
+                f"task.crop={crop} and task.crop_ratio={crop_ratio} are not valid: the first is a share of the image's "
+                "side, above 0 to 1, the second of the window's, above 0."
+            )
+        network, result = embedding
+        self.network = network.eval().requires_grad_(False)
+        self.margin, self.held_share, self.crop, self.crop_ratio = margin, held_share, crop, crop_ratio
+        self.metrics = {"embedding_error": float(result["metrics"]["test_error"])}
 
     def at(self, model: nn.Module, share: float) -> None:
         """Told how much of the training is done. Not in `loss`: a recorded CUDA graph would repeat it as it was."""
-        self._enter(share)
-        model.transformers[0].head.hold_size(self.stage < len(self.networks) - 1)
+        model.transformers[0].head.hold_size(share < self.held_share)
 
-    def _enter(self, share: float) -> None:
-        self.stage = 0 if len(self.networks) > 1 and share < self.coarse_share else len(self.networks) - 1
-        self.weights.zero_()
-        self.weights[self.stage] = 1.0
-
-    def describe(self, network: nn.Module, crops: Tensor) -> Tensor:
+    def describe(self, crops: Tensor) -> Tensor:
         """e(): (B, 1, h, w) -> (B, features), three vectors of unit length end to end."""
-        layers = network.activations(crops)
+        layers = self.network.activations(crops)
         return torch.cat([F.normalize(layer.flatten(1).float(), dim=1) for layer in layers], 1)
 
     def loss(
         self, model: nn.Module, batch: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """batch: images (B, 1, S, S) and random windows (B, 3).   returns: as `Classification.loss`; of the sums,
-        `violations` counts the pairs that are not apart by the margin, as a share of each image's.
+        """batch: images (B, 1, S, S) and the random crops' places (B, 2), as of `CropStream`.
+        returns: as `Classification.loss`; of the sums, `violations` counts the pairs that are not apart by the margin,
+        as a share of each image's.
         """
-        images, windows = batch
+        images, places = batch
         _, aux = model(images)
         crops = aux["warped"][:, 0]
-        grid = model.transformers[0].transform.grid(windows, tuple(crops.shape[2:]))
-        others = sample(images, grid)
-        hinge = crops.new_zeros((), dtype=torch.float32)
-        for k, network in enumerate(self.networks):
-            if k == self.stage or crops.is_cuda:
-                with torch.no_grad():
-                    random = self.describe(network, others)
-                hinge = hinge + self.weights[k] * triplet_hinge(
-                    self.describe(network, crops), random, self.margin
-                )
+        transformer = model.transformers[0]
+        free = transformer.head.size_free
+        own = (self.crop_ratio * aux["theta"][:, 0, :1]).clamp(max=1.0)
+        side = free * own + (1 - free) * self.crop
+        grid = transformer.transform.grid(torch.cat([side, (1 - side) * places], 1), tuple(crops.shape[2:]))
+        random = self.describe(sample(images, grid))
+        hinge = triplet_hinge(self.describe(crops), random, self.margin)
         pairs = max(len(images) * (len(images) - 1), 1)
         loss = hinge.sum() / pairs
         count = torch.full((), len(images), device=images.device)

@@ -34,27 +34,27 @@ def place_digit(
 
 
 class CropStream(TrainStream):
-    """Batches of the images, in a new order every time round, each with a random square window of its image.
+    """Batches of the images, in a new order every time round, each with a uniform place for a random crop of it.
 
     roll: each image is moved by up to so many pixels, across and down, what leaves it coming in at the other side.
-    crop: the windows' side as a share of the image's. With the state restored, the same batches follow, to the bit.
+    With the state restored, the same batches follow, to the bit.
     """
 
-    def __init__(self, images: Tensor, *, roll: int, crop: float, batch_size: int, seed: int) -> None:
+    def __init__(self, images: Tensor, *, roll: int, batch_size: int, seed: int) -> None:
         labels = torch.zeros(len(images), device=images.device)  # there is nothing to tell
         super().__init__(images, labels, lambda images, _: images, batch_size=batch_size, seed=seed)
-        self.roll, self.crop = roll, crop
+        self.roll = roll
 
     def batch(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """returns: images (B, 1, S, S) in [0, 1], and windows (B, 3): (s, tx, ty) of eq. 2, inside the image."""
+        """returns: images (B, 1, S, S) in [0, 1]; places (B, 2), x and y, from -1 for a crop at the left or upper edge
+        of the image to 1 at the right or lower one, whatever the crop's size.
+        """
         images = self.images.index_select(0, drawn).float() / 255
         if self.roll:
             span = 2 * self.roll + 1
             shift = torch.randint(span, (2, len(drawn), 1), generator=self.generator, device=images.device)
             images = rolled(images, *(shift - self.roll))
-        place = torch.rand(len(drawn), 2, generator=self.generator, device=images.device)
-        side = torch.full_like(place[:, :1], self.crop)
-        return images, torch.cat([side, (1 - self.crop) * (2 * place - 1)], 1)
+        return images, 2 * torch.rand(len(drawn), 2, generator=self.generator, device=images.device) - 1
 
 
 def rolled(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class SharedDigit:
     test digits, which the network that describes crops was not trained on. The test set's labels are the digits' boxes.
 
     place: `place_digit`, its options bound.   digit: the class, 0 to 9.   count: at most so many images.
-    roll, crop: as of `CropStream`; training images only.   val_size: must be 0; there is nothing to hold out.
+    roll: as of `CropStream`; training images only.   val_size: must be 0; there is nothing to hold out.
     seed: of the order and the random crops.   test_seed: of the images.
     raises: ValueError for a class there is not, or images to hold out.
     """
@@ -86,7 +86,6 @@ class SharedDigit:
         digit: int = 0,
         count: int = 100,
         roll: int = 14,
-        crop: float = 1 / 3,
         val_size: int = 0,
         seed: int = 0,
         test_seed: int = 0,
@@ -98,16 +97,12 @@ class SharedDigit:
             raise ValueError(
                 f"dataset.val_size={val_size} is not valid here: nothing is learnt from labels, so nothing is held out."
             )
-        if not 0 < crop <= 1:
-            raise ValueError(
-                f"dataset.crop={crop} is not valid: it is a share of the image's side, above 0 to 1."
-            )
         if roll < 0:
             raise ValueError(f"dataset.roll={roll} is not valid: it is a number of pixels from 0.")
         self.name = digits.name
         self.device = torch.device(device)
         self.digit = digit
-        self._seed, self._roll, self._crop = seed, roll, crop
+        self._seed, self._roll = seed, roll
         generator = torch.Generator().manual_seed(stream_seed(test_seed, f"co-localisation {digit}"))
         mine = (digits.test_labels == digit).nonzero()[:, 0]
         mine = mine[torch.randperm(len(mine), generator=generator)][:count]
@@ -126,7 +121,6 @@ class SharedDigit:
         return CropStream(
             self._images,
             roll=self._roll,
-            crop=self._crop,
             batch_size=min(batch_size, len(self._images)),
             seed=self._seed,
         )

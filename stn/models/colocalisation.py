@@ -10,7 +10,7 @@ from stn.models.mnist import Aux
 from stn.transformer import SpatialTransformer
 from stn.transforms import Attention, Transform
 
-__all__ = ["Localiser", "WindowHead", "boxes", "localiser"]
+__all__ = ["Localiser", "WindowHead", "boxes"]
 
 
 class WindowHead(nn.Module):
@@ -21,8 +21,8 @@ class WindowHead(nn.Module):
     do as one is nothing, and what is left to learn is how they differ.
 
     start: s at the beginning, in the middle of the image, and while it is held.
-    released: s when it is let go; `start` unless given.   forward: (B, in_features) -> (B, 3), float32.
-    raises: ValueError for sizes that are not in this order: 0, smallest, start and released, largest, 1.
+    forward: (B, in_features) -> (B, 3), float32.
+    raises: ValueError for sizes that are not in this order: 0, smallest, start, largest, 1.
     """
 
     def __init__(
@@ -31,23 +31,21 @@ class WindowHead(nn.Module):
         *,
         smallest: float = 1 / 6,
         largest: float = 1.0,
-        start: float = 0.9,
-        released: float | None = None,
+        start: float = 0.75,
     ) -> None:
         super().__init__()
-        released = start if released is None else released
-        if not 0 < smallest < min(start, released) <= max(start, released) < largest <= 1:
+        if not 0 < smallest < start < largest <= 1:
             raise ValueError(
-                f"The window's size, model.start={start} and model.released={released}, lies between "
-                f"model.smallest={smallest} and model.largest={largest}, shares of the side from 0 to 1."
+                f"The window's size, model.start={start}, lies between model.smallest={smallest} and "
+                f"model.largest={largest}, shares of the side from 0 to 1."
             )
         self.smallest, self.largest = smallest, largest
         self.size_free: Tensor
         # Held until it is let go. A tensor, which a recorded CUDA graph reads anew.
         self.register_buffer("size_free", torch.zeros(()))
         self.weight = nn.Parameter(torch.zeros(3, in_features))
-        shares = [(size - smallest) / (largest - smallest) for size in (start, released)]
-        self.held, self.released = (math.log(share / (1 - share)) for share in shares)
+        share = (start - smallest) / (largest - smallest)
+        self.held = math.log(share / (1 - share))
         self.size_bias = nn.Parameter(torch.zeros(()))
 
     def hold_size(self, hold: bool) -> None:
@@ -57,8 +55,7 @@ class WindowHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             raw = F.linear(features.to(self.weight.dtype), self.weight)
-        free = self.size_free
-        grown = (1 - free) * self.held + free * (self.released + raw[:, :1] + self.size_bias)
+        grown = self.held + self.size_free * (raw[:, :1] + self.size_bias)
         size = self.smallest + (self.largest - self.smallest) * grown.sigmoid()
         return torch.cat([size, (1 - size / 2) * raw[:, 1:].tanh()], 1)
 
@@ -66,38 +63,48 @@ class WindowHead(nn.Module):
 class Localiser(nn.Module):
     """One spatial transformer and nothing behind it.
 
-    in_shape: (C, H, W).   width: filters and units: convolution 9x9, 2x2 max-pool, two fully connected layers.
+    in_shape: (C, H, H).   transform: attention; a window is an upright square.
+    width: filters and units: convolution 9x9, 2x2 max-pool, two fully connected layers.
     stride: of the convolution. The paper says 4 and about 100k parameters, and only 1 gives about 93k; 4 gives 7k.
-    out_size: side of the crops, pixels.   smallest, largest, start, released: as of `WindowHead`.
+    out_size: side of the crops, pixels.   smallest, largest, start: as of `WindowHead`.
     forward: (B, C, H, W) -> boxes (B, 4) in pixels: left, top, right, bottom; and aux, `theta` (B, 1, 3) and
     `warped` (B, 1, C, out_size, out_size).
+    raises: ValueError for another transform, images that are not square or under 9 pixels, a stride under 1, and sizes
+    as `WindowHead` does.
     """
 
     def __init__(
         self,
-        in_shape: tuple[int, int, int],
+        in_shape: tuple[int, ...],
         *,
+        transform: Transform,
         width: int = 8,
         stride: int = 4,
         out_size: int = 28,
         smallest: float = 1 / 6,
         largest: float = 1.0,
-        start: float = 0.9,
-        released: float | None = None,
+        start: float = 0.75,
     ) -> None:
         super().__init__()
-        channels, *sides = in_shape
-        if min(sides) < 9 or stride < 1:
+        if not isinstance(transform, Attention):
             raise ValueError(
-                f"The localiser takes images of at least 9 x 9 and a stride from 1, not {sides} and {stride}."
+                f"The localiser's windows are upright squares, not {type(transform).__name__}: "
+                "choose transform=attention."
             )
-        left = [math.ceil(((side - 9) // stride + 1) / 2) for side in sides]
+        if len(in_shape) != 3 or in_shape[1] != in_shape[2]:
+            raise ValueError(f"The localiser takes square images (C, H, H), not {tuple(in_shape)}.")
+        channels, side, _ = in_shape
+        if side < 9 or stride < 1:
+            raise ValueError(
+                f"The localiser takes images of at least 9 x 9 and a stride from 1, not of side {side} and {stride}."
+            )
+        left = math.ceil(((side - 9) // stride + 1) / 2)
         trunk = nn.Sequential(
             nn.Conv2d(channels, width, 9, stride=stride),
             nn.ReLU(),
             nn.MaxPool2d(2, ceil_mode=True),
             nn.Flatten(),
-            nn.Linear(width * math.prod(left), width),
+            nn.Linear(width * left**2, width),
             nn.ReLU(),
             nn.Linear(width, width),
             nn.ReLU(),
@@ -110,8 +117,8 @@ class Localiser(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
-        head = WindowHead(width, smallest=smallest, largest=largest, start=start, released=released)
-        transformer = SpatialTransformer(trunk, Attention(), (out_size, out_size), head=head)
+        head = WindowHead(width, smallest=smallest, largest=largest, start=start)
+        transformer = SpatialTransformer(trunk, transform, (out_size, out_size), head=head)
         self.transformers = nn.ModuleList([transformer])
         self.width = width
 
@@ -124,35 +131,3 @@ def boxes(theta: Tensor, side: int) -> Tensor:
     """theta: (B, 3), (s, tx, ty) in a square image.   returns: (B, 4), left, top, right, bottom in pixels."""
     size, centre = theta[:, :1], theta[:, 1:]
     return (torch.cat([centre - size, centre + size], 1) + 1) * (side / 2)
-
-
-def localiser(
-    in_shape: tuple[int, ...],
-    *,
-    transform: Transform,
-    width: int = 8,
-    stride: int = 4,
-    out_size: int = 28,
-    smallest: float = 1 / 6,
-    largest: float = 1.0,
-    start: float = 0.9,
-    released: float | None = None,
-) -> Localiser:
-    """raises: ValueError for another transform than attention, or images that are not square."""
-    if not isinstance(transform, Attention):
-        raise ValueError(
-            f"The localiser's windows are upright squares, not {type(transform).__name__}: choose transform=attention."
-        )
-    if len(in_shape) != 3 or in_shape[1] != in_shape[2]:
-        raise ValueError(f"The localiser takes square images (C, H, H), not {tuple(in_shape)}.")
-    channels, height, _ = in_shape
-    return Localiser(
-        (channels, height, height),
-        width=width,
-        stride=stride,
-        out_size=out_size,
-        smallest=smallest,
-        largest=largest,
-        start=start,
-        released=released,
-    )

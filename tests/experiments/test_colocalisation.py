@@ -1,4 +1,4 @@
-"""The triplet loss and the overlap by hand, the frozen networks, and a run from nothing to its pictures."""
+"""The triplet loss and the overlap by hand, the frozen network, and a run from nothing to its pictures."""
 
 import json
 
@@ -10,7 +10,7 @@ from experiments.colocalisation import Colocalisation, embedding, iou, thin, tri
 from experiments.engine.build import UserError
 from experiments.engine.run import run
 from stn import Attention
-from stn.models.colocalisation import localiser
+from stn.models.colocalisation import Localiser
 from stn.models.mnist import CNN
 
 TINY = (
@@ -25,8 +25,7 @@ def described(experiment):
 
 SMALL = [
     "experiment=colocalisation",
-    f"task.fine.overrides={described('mnist_r')}",
-    f"task.coarse.overrides={described('mnist_e')}",
+    f"task.embedding.overrides={described('mnist_p')}",
 ]
 
 
@@ -49,23 +48,23 @@ def frozen(seed):
     return CNN((1, 28, 28), width=4), {"metrics": {"test_error": 2.5 + seed}}
 
 
-def batch():
-    windows = torch.cat([torch.full((6, 1), 1 / 3), torch.rand(6, 2) - 0.5], 1)
-    return torch.rand(6, 1, 84, 84), windows
-
-
-def test_the_loss_is_the_mean_over_pairs_and_moves_the_localiser_alone():
-    task = Colocalisation(frozen(0), margin=3.0)
-    model = localiser((1, 84, 84), transform=Attention())
-    images, windows = batch()
-    loss, sums, aux = task.loss(model, (images, windows))
+@pytest.mark.parametrize("free", [False, True])
+def test_the_loss_is_the_mean_over_pairs_and_moves_the_localiser_alone(free):
+    task = Colocalisation(frozen(0), margin=3.0, held_share=0.5, crop=0.25, crop_ratio=1.5)
+    model = Localiser((1, 84, 84), transform=Attention(), start=0.5)
+    task.at(model, 0.5 if free else 0.49)
+    images, places = torch.rand(6, 1, 84, 84), 2 * torch.rand(6, 2) - 1
+    loss, sums, aux = task.loss(model, (images, places))
     loss.backward()
     assert all(p.grad is None for p in task.parameters())
-    assert model.transformers[0].head.weight.grad.abs().sum() > 0
-    # the same by loops over pairs, with torch's own grid and sampler
+    head = model.transformers[0].head
+    assert head.weight.grad[1:].abs().sum() > 0
+    assert (head.size_bias.grad != 0) == free  # the size is held at first
+    # the same by loops over pairs, with torch's own grid and sampler; the side is 1.5 * 0.5 or, held, 0.25
+    side = 0.75 if free else 0.25
     theta = torch.zeros(6, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = windows[:, 0]
-    theta[:, :, 2] = windows[:, 1:]
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, :, 2] = (1 - side) * places
     grid = torch.nn.functional.affine_grid(theta, (6, 1, 28, 28), align_corners=False)
     others = torch.nn.functional.grid_sample(images, grid, align_corners=False)
 
@@ -87,28 +86,26 @@ def test_the_loss_is_the_mean_over_pairs_and_moves_the_localiser_alone():
     assert sums["violations"].item() == pytest.approx(6 * sum(t > 0 for t in terms) / 30)
 
 
-def test_the_coarse_network_describes_crops_first_and_the_fine_one_then():
-    model = localiser((1, 84, 84), transform=Attention())
-    both = Colocalisation(frozen(0), frozen(1), coarse_share=0.5)
-    fine, coarse = Colocalisation(frozen(0)), Colocalisation(frozen(1))
-    inputs = batch()
+def test_the_size_learns_from_the_random_crops_as_well():
+    task = Colocalisation(frozen(0), held_share=0.0, crop_ratio=1.0)
+    model = Localiser((1, 84, 84), transform=Attention(), start=0.5)
+    smooth = torch.nn.functional.interpolate(torch.rand(6, 1, 4, 4), size=(84, 84), mode="bicubic")
+    bias, batch = model.transformers[0].head.size_bias, (smooth, 2 * torch.rand(6, 2) - 1)
+    task.at(model, 0.0)
+    task.loss(model, batch)[0].backward()
 
-    def loss(task):
-        return task.loss(model, inputs)[0].item()
+    def loss(value):
+        with torch.no_grad():
+            bias.fill_(value)
+            return task.loss(model, batch)[0].item()
 
-    assert loss(fine) != pytest.approx(loss(coarse))
-    for share, same in ((0.0, coarse), (0.49, coarse), (0.5, fine), (1.0, fine), (0.1, coarse)):
-        both.at(model, share)
-        assert loss(both) == pytest.approx(loss(same))
-        assert model.transformers[0].head.size_free == (
-            same is fine
-        )  # the size is held while the coarse one speaks
-    assert both.metrics == {"fine_embedding_error": 2.5, "coarse_embedding_error": 3.5}
+    slope = (loss(0.005) - loss(-0.005)) / 0.01  # by finite differences
+    assert bias.grad.item() == pytest.approx(slope, rel=0.05)
 
 
 def test_what_is_found_is_counted():
     task = Colocalisation(frozen(0))
-    model = localiser((1, 84, 84), transform=Attention(), start=0.5)  # all windows: 21 to 63
+    model = Localiser((1, 84, 84), transform=Attention(), start=0.5)  # all windows: 21 to 63
     truth = torch.tensor([[21.0, 21, 63, 63], [21, 21, 63, 43], [21, 21, 63, 41], [0, 0, 10, 10]])
     metrics, windows = task.evaluate(model, [(torch.rand(4, 1, 84, 84), truth)])
     assert metrics["localised"] == 50.0 and metrics["images"] == 4  # 1 and 22 / 42; 20 / 42 is too little
@@ -121,15 +118,15 @@ def test_from_nothing_to_the_pictures(configure, images, tmp_path):
     overrides = [*SMALL, f"images={images}", "trainer.snapshot_every=2"]
     overrides.append("figures={_target_: experiments.colocalisation.figures, _partial_: true}")
     result = run(configure(*overrides), overrides)
-    assert {"test_localised", "test_iou", "test_fine_embedding_error"} <= set(result["metrics"])
+    assert {"test_localised", "test_iou", "test_embedding_error"} <= set(result["metrics"])
     folder = next((tmp_path / "outputs" / "colocalisation").glob("*/seed_0"))
     assert (folder / "windows.png").stat().st_size > 1000 and (folder / "windows.gif").stat().st_size > 1000
     assert sorted(path.name for path in (folder / "snapshots").iterdir()) == [
         f"step_{step:06d}.pt" for step in (0, 2, 4)
     ]
     assert torch.load(folder / "predictions.pt", weights_only=True).shape[1] == 4
-    # the networks that describe crops were trained on the way, into directories of their own, and are not again
-    assert len(list((tmp_path / "outputs").glob("mnist_[er]/*/seed_0/result.json"))) == 2
+    # the network that describes crops was trained on the way, into a directory of its own
+    assert len(list((tmp_path / "outputs").glob("mnist_p/*/seed_0/result.json"))) == 1
     assert "circumstances" not in json.dumps(result["config"])
 
 
@@ -159,8 +156,10 @@ def test_the_same_numbers_whether_the_embedding_is_there_or_not(configure):
 def test_an_embedding_of_another_kind_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no result\.json: task\.embedding\.run_dir="):
         embedding([], run_dir=str(tmp_path))
-    with pytest.raises(UserError, match=r"task\.coarse_share=2 is not valid"):
-        Colocalisation(frozen(0), frozen(1), coarse_share=2)
+    with pytest.raises(UserError, match=r"task\.held_share=2 is not valid"):
+        Colocalisation(frozen(0), held_share=2)
+    with pytest.raises(UserError, match=r"task\.crop=0 and task\.crop_ratio=1\.25 are not valid"):
+        Colocalisation(frozen(0), crop=0)
 
 
 def test_the_strip_shows_the_first_and_the_last_step():

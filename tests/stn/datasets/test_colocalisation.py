@@ -1,4 +1,4 @@
-"""Images that share a digit: where it stands, what the random crops are, and that both are fixed."""
+"""Images that share a digit: where it stands, where random crops are cut, and that both are fixed."""
 
 import copy
 from functools import partial
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from stn import Attention, sample
 from stn.datasets.colocalisation import SharedDigit, place_digit, rolled
 from stn.datasets.mnist import load_digits
 
@@ -48,17 +47,14 @@ def test_images_are_of_one_class_and_the_same_for_every_seed():
     assert (threes == cut).flatten(1).all(1).any()
 
 
-def test_random_windows_lie_inside_the_image_and_have_the_size_asked_for():
-    stream = shared(crop=0.25).train_stream(10)
-    images, windows = stream.next_batch()
-    assert images.shape == (10, 1, 84, 84) and images.max() <= 1
-    assert torch.equal(windows[:, 0], torch.full((10,), 0.25))
-    places = torch.cat([stream.next_batch()[1] for _ in range(100)])[:, 1:]
-    assert places.abs().max() <= 0.75 and places.abs().max() > 0.74
-    assert places.mean(0).abs().max() < 0.06  # uniform: the standard error is 0.0137
-    corner = torch.tensor([[0.25, -0.75, -0.75]])
-    ones = torch.ones(1, 1, 84, 84)
-    assert sample(ones, Attention().grid(corner, (21, 21))).min() == pytest.approx(1)
+def test_random_places_are_uniform():
+    stream = shared().train_stream(10)
+    images, places = stream.next_batch()
+    assert images.shape == (10, 1, 84, 84) and images.max() <= 1 and places.shape == (10, 2)
+    places = torch.cat([stream.next_batch()[1] for _ in range(100)])
+    assert 0.99 < places.abs().max() <= 1
+    assert places.mean(0).abs().max() < 0.08  # the standard error is 0.0183
+    assert (places.square().mean(0) - 1 / 3).abs().max() < 0.04  # and of this 0.0094
 
 
 def test_a_stream_goes_on_from_its_state_and_its_copy_leaves_it_alone():
@@ -106,7 +102,6 @@ def test_a_larger_batch_takes_all_images():
     [
         ({"digit": 10}, "dataset.digit=10 is not valid: choose a class from 0 to 9"),
         ({"val_size": 5}, "dataset.val_size=5 is not valid here"),
-        ({"crop": 0}, "dataset.crop=0 is not valid"),
         ({"roll": -1}, "dataset.roll=-1 is not valid"),
     ],
 )

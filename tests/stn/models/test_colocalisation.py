@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stn import Affine, Attention
-from stn.models.colocalisation import WindowHead, boxes, localiser
+from stn.models.colocalisation import Localiser, WindowHead, boxes
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from stn.models.colocalisation import WindowHead, boxes, localiser
     ],
 )
 def test_both_readings_of_the_papers_network(stride, parameters):
-    model = localiser((1, 84, 84), transform=Attention(), stride=stride)
+    model = Localiser((1, 84, 84), transform=Attention(), stride=stride)
     assert sum(p.numel() for p in model.parameters()) == parameters
     windows, aux = model(torch.rand(3, 1, 84, 84))
     assert windows.shape == (3, 4)
@@ -32,7 +32,7 @@ def test_boxes_by_hand():
 def test_it_starts_in_the_middle_and_its_crop_is_the_box():
     image = torch.zeros(2, 1, 84, 84)
     image[:, :, 20:60, 10:50] = 1
-    model = localiser((1, 84, 84), transform=Attention(), start=0.5, out_size=42)
+    model = Localiser((1, 84, 84), transform=Attention(), start=0.5, out_size=42)
     windows, aux = model(image)
     torch.testing.assert_close(windows, torch.tensor([[21.0, 21, 63, 63]]).expand(2, 4))
     torch.testing.assert_close(aux["warped"][:, 0], image[:, :, 21:63, 21:63])
@@ -52,22 +52,22 @@ def test_windows_stay_in_bounds_whatever_the_features():
     ("options", "message"),
     [
         ({"transform": Affine()}, "upright squares, not Affine: choose transform=attention"),
-        ({"transform": Attention(), "start": 1.5}, "model.start=1.5 and model.released=1.5, lies between"),
+        ({"transform": Attention(), "start": 1.5}, "model.start=1.5, lies between"),
         ({"transform": Attention(), "stride": 0}, "a stride from 1"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        localiser((1, 84, 84), **options)
+        Localiser((1, 84, 84), **options)
     with pytest.raises(ValueError, match="square images"):
-        localiser((1, 84, 42), transform=Attention())
+        Localiser((1, 84, 42), transform=Attention())
 
 
-def test_a_held_size_learns_nothing_and_goes_on_from_another():
-    model = localiser((1, 84, 84), transform=Attention(), start=0.9, released=0.4)
+def test_a_held_size_learns_nothing_and_goes_on_from_where_it_is():
+    model = Localiser((1, 84, 84), transform=Attention(), start=0.4)
     head, image = model.transformers[0].head, torch.rand(4, 1, 84, 84)
     _, aux = model(image)
-    torch.testing.assert_close(aux["theta"][:, 0, 0], torch.full((4,), 0.9))
+    torch.testing.assert_close(aux["theta"][:, 0, 0], torch.full((4,), 0.4))
     aux["theta"].square().sum().backward()
     assert head.size_bias.grad == 0 and (head.weight.grad[0] == 0).all()
     head.hold_size(False)
