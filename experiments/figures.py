@@ -290,6 +290,39 @@ def collect(
     return before / scale, [a / scale for a in after], poses
 
 
+@torch.inference_mode()
+def photographs(
+    model: nn.Module, images: Tensor, labels: Tensor, names: Sequence[str], path: Path, *, title: str
+) -> Path:
+    """The layout of the paper's Table 3: photographs with one coloured outline a transformer, its crops beside, and
+    below the class that is told, and the true one where it is another.
+
+    images: (N, 3, H, W) in [0, 1].   labels: (N,).   names: of the classes.
+    """
+    logits, aux = model(images.to(next(model.parameters()).device))
+    predicted = logits.argmax(1).cpu()
+    transformers = list(getattr(model, "transformers", []))
+    each = 1 + len(transformers)
+    pairs = 2 if len(images) % 2 == 0 else 1  # photographs in a row
+    rows = len(images) // pairs
+    figure = Figure(figsize=(2.1 * each * pairs, 2.35 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, each * pairs, squeeze=False)
+    for i in range(len(images)):
+        line = axes[i // pairs, (i % pairs) * each :]
+        show(line[0], images[i])
+        for k, transformer in enumerate(transformers):
+            colour = COLOURS[k % len(COLOURS)]
+            draw_outline(line[0], transformer.transform, aux["theta"][i, k].cpu(), images.shape[-2:], colour)
+            show(line[1 + k], aux["warped"][i, k].float().cpu())
+            for spine in line[1 + k].spines.values():
+                spine.set(visible=True, color=colour, linewidth=2.5)
+        right = predicted[i] == labels[i]
+        text = names[predicted[i]] if right else f"{names[predicted[i]]}\n(is {names[labels[i]]})"
+        line[0].set_xlabel(text, color="black" if right else "#c1121f", fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
     return path

@@ -22,7 +22,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import colocalisation, distorted_mnist, mnist_3d, mnist_addition
+from experiments import birds, colocalisation, distorted_mnist, mnist_3d, mnist_addition
 from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.checkpoint import write_json
@@ -35,6 +35,7 @@ TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
     "tc": (distorted_mnist.TC, distorted_mnist.TELLING),
     "addition": (mnist_addition.ADDITION, mnist_addition.TELLING),
     "colocalisation": (colocalisation.COLOCALISATION, colocalisation.TELLING),
+    "birds": (birds.BIRDS, birds.TELLING),
     "3d": (mnist_3d.SOLIDS, mnist_3d.TELLING),
 }
 LOG = "train.log"
@@ -77,10 +78,17 @@ class Run:
 
 
 def plan(
-    table: str, *, trainer: str, seeds: Sequence[int], results: Path, extra: Sequence[str] = ()
+    table: str,
+    *,
+    trainer: str,
+    seeds: Sequence[int],
+    results: Path,
+    extra: Sequence[str] = (),
+    dataset: str | None = None,
 ) -> list[Run]:
     """All runs of a table, the most telling first: seed by seed, and in each the rows of the section's `TELLING`.
 
+    dataset: another than the experiments' own, such as cub50.
     extra: overrides of circumstances (device=, threads=, data_dir=, output_dir=, wandb.mode=).
     raises: UserError for an unknown table, trainer or an override that would change what is measured.
     """
@@ -92,9 +100,14 @@ def plan(
     for override in extra:
         if override.split("=")[0].split(".")[0] not in rundir.CIRCUMSTANCES:
             raise UserError(f"{override} would change what a cell measures; use train.py for that.")
+    datasets = sorted(path.stem for path in (ROOT / "configs" / "dataset").glob("*.yaml"))
+    if dataset is not None and dataset not in datasets:
+        raise UserError(f"There is no dataset {dataset!r}: choose one of {', '.join(datasets)}.")
     definition, telling = TABLES[table]
+    trainer = definition.trainers.get(trainer, trainer)
+    elsewhere = [] if dataset is None else [f"dataset={dataset}"]
     cells = [
-        definition.overrides(row, column)
+        [*definition.overrides(row, column), *elsewhere]
         for row in telling
         for column in definition.columns
         if not definition.paper or column in definition.paper.get(row, {})  # else the paper has no such cell

@@ -21,6 +21,7 @@ def main() -> int:
         "overrides", nargs="*", help="circumstances for train.py, such as device=cuda wandb.mode=online"
     )
     parser.add_argument("--trainer", default="paper")
+    parser.add_argument("--dataset", help="another than the experiments' own, such as cub50")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--budget", help="90s, 30m, 2h, 1h30m; default: until all is done")
     parser.add_argument("--jobs", type=int, help="runs at a time (one a core; one on a GPU)")
@@ -34,7 +35,14 @@ def main() -> int:
         if jobs < 1:
             raise UserError(f"--jobs {args.jobs} is not valid: it is a whole number from 1.")
         seeds = [int(seed) for seed in args.seeds.split(",")]
-        runs = plan(args.table, trainer=args.trainer, seeds=seeds, results=args.results, extra=args.overrides)
+        runs = plan(
+            args.table,
+            trainer=args.trainer,
+            seeds=seeds,
+            results=args.results,
+            extra=args.overrides,
+            dataset=args.dataset,
+        )
         outcome = reproduce(runs, budget=parse_budget(args.budget), dry_run=args.dry_run, jobs=jobs)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from stn.localisation import ConvTrunk, FCTrunk
 from stn.sampler import in_frame, sample
-from stn.transformer import SpatialTransformer, localisation_parameters
+from stn.transformer import ParallelTransformers, SpatialTransformer, localisation_parameters
 from stn.transforms import (
     Affine,
     Affine3d,
@@ -22,6 +22,7 @@ __all__ = [
     "Attention",
     "ConvTrunk",
     "FCTrunk",
+    "ParallelTransformers",
     "Projective",
     "SpatialTransformer",
     "ThinPlateSpline",

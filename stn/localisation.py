@@ -91,17 +91,21 @@ class ConvTrunk3d(nn.Sequential):
 class Head(nn.Linear):
     """The last layer: features -> theta, started at a fixed pose: zero weights, bias = start (section 4).
 
-    start: (num_params,), the transform's identity unless given.   forward: (B, in_features) -> (B, num_params),
-    float32 under autocast too: bf16 has 8 bits, a step of 0.004 near 1.
+    count: of transformers that it speaks for, theirs one after the other.
+    start: (count * num_params,), the transform's identity for each unless given.
+    forward: (B, in_features) -> (B, count * num_params), float32 under autocast too: bf16 has 8 bits, a step of 0.004
+    near 1.
     """
 
-    def __init__(self, in_features: int, transform: Transform, *, start: Tensor | None = None) -> None:
-        start = transform.identity() if start is None else start
-        if start.shape != (transform.num_params,):
+    def __init__(
+        self, in_features: int, transform: Transform, *, start: Tensor | None = None, count: int = 1
+    ) -> None:
+        start = transform.identity().repeat(count) if start is None else start
+        if start.shape != (count * transform.num_params,):
             raise ValueError(
-                f"start must have {transform.num_params} numbers, not shape {tuple(start.shape)}."
+                f"start must have {count * transform.num_params} numbers, not shape {tuple(start.shape)}."
             )
-        super().__init__(in_features, transform.num_params)
+        super().__init__(in_features, count * transform.num_params)
         with torch.no_grad():
             self.weight.zero_()
             self.bias.copy_(start)

@@ -1,12 +1,13 @@
 """The spatial transformer: localisation network, grid generator and sampler in one module (paper section 3)."""
 
+import torch
 from torch import Tensor, nn
 
 from stn.localisation import Head
 from stn.sampler import sample
 from stn.transforms import Transform
 
-__all__ = ["SpatialTransformer", "localisation_parameters"]
+__all__ = ["ParallelTransformers", "SpatialTransformer", "localisation_parameters"]
 
 
 class SpatialTransformer(nn.Module):
@@ -52,12 +53,57 @@ class SpatialTransformer(nn.Module):
         return sample(image, self.transform.grid(theta, size), mode=self.mode, padding=self.padding), theta
 
 
+class ParallelTransformers(nn.Module):
+    """Several transformers of one image that share a localisation network, as the birds' do (section 4.3).
+
+    localisation, transform, out_size, mode, padding: as of `SpatialTransformer`.
+    starts: (K, num_params), where each of the K transformers begins; equal ones would see, and stay, the same.
+    raises: ValueError where the number of features cannot be told, or starts have another shape.
+    """
+
+    def __init__(
+        self,
+        localisation: nn.Module,
+        transform: Transform,
+        starts: Tensor,
+        out_size: tuple[int, ...] | None = None,
+        *,
+        mode: str = "bilinear",
+        padding: str = "zeros",
+    ) -> None:
+        super().__init__()
+        if starts.ndim != 2 or starts.shape[1] != transform.num_params:
+            raise ValueError(
+                f"starts must be of shape (K, {transform.num_params}), not {tuple(starts.shape)}."
+            )
+        self.localisation = localisation
+        self.transform = transform
+        self.count = len(starts)
+        self.head = Head(_out_features(localisation), transform, start=starts.flatten(), count=self.count)
+        self.out_size = out_size
+        self.mode = mode
+        self.padding = padding
+
+    def forward(self, image: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """image: (B, C, H, W).   seen: what the localisation network looks at, the image unless given.
+
+        returns: the warped images (B, K, C, h, w) and theta (B, K, num_params).
+        """
+        theta = self.head(self.localisation(image if seen is None else seen)).unflatten(1, (self.count, -1))
+        size = self.out_size or tuple(image.shape[2:])
+        warped = [
+            sample(image, self.transform.grid(theta[:, k], size), mode=self.mode, padding=self.padding)
+            for k in range(self.count)
+        ]
+        return torch.stack(warped, 1), theta
+
+
 def localisation_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Every parameter that theta depends on, of all spatial transformers inside `model`, each once."""
     found = {
         id(parameter): parameter
         for module in model.modules()
-        if isinstance(module, SpatialTransformer)
+        if isinstance(module, SpatialTransformer | ParallelTransformers)
         for part in (module.localisation, module.head)
         for parameter in part.parameters()
     }

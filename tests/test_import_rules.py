@@ -22,17 +22,19 @@ SCRIPT_LINES = 60
 STN_MAY_IMPORT: dict[str, set[str]] = {
     "stn.transforms": set(),
     "stn.sampler": set(),
+    "stn.files": set(),
     "stn.convolution": set(),
     "stn.localisation": {"stn.transforms", "stn.sampler", "stn.transformer"},
     "stn.transformer": {"stn.transforms", "stn.sampler", "stn.localisation"},
     "stn.models": {
         "stn.convolution",
+        "stn.files",
         "stn.transforms",
         "stn.sampler",
         "stn.localisation",
         "stn.transformer",
     },
-    "stn.datasets": {"stn.transforms", "stn.sampler"},
+    "stn.datasets": {"stn.files", "stn.transforms", "stn.sampler"},
 }
 STN_NEVER_IMPORTS = {"hydra", "omegaconf", "wandb", "matplotlib", "experiments"}
 

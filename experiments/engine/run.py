@@ -1,6 +1,7 @@
 """One run, from a configuration to result.json."""
 
 import importlib.metadata
+import inspect
 import json
 import logging
 import platform
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -96,11 +98,20 @@ def load_run(
     config = json.loads((folder / "config.json").read_text())
     cfg = OmegaConf.create(config)
     assert isinstance(cfg, DictConfig)
-    if "data_dir" in (cfg_overrides or {}) and cfg.dataset.name != "digits":  # those are nowhere on the disk
-        cfg.dataset.digits.data_dir = (cfg_overrides or {})["data_dir"]
+    put_back(cfg, cfg_overrides or {})
     data, model = assemble(cfg, torch.device("cpu"))
     model.load_state_dict(checkpoint.load(folder / "last.pt")["model"])
     return data, model.eval(), config
+
+
+def put_back(node: Any, circumstances: dict[str, Any]) -> None:
+    """Tells every `_target_` in a configuration that takes them of circumstances, which no stored one holds."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            known = inspect.signature(get_object(node._target_)).parameters
+            node.update({key: value for key, value in circumstances.items() if key in known})
+        for value in node.values():
+            put_back(value, circumstances)
 
 
 def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any]:

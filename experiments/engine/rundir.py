@@ -32,8 +32,12 @@ INNER_CIRCUMSTANCES = {
     ),  # the last: of runs before it was a rule
     "optimizer": ("fused",),
 }
-ANYWHERE = ("data_dir", "circumstances")  # at any depth; the second is where a task is told such things
-RESOLVED = ("fast",)  # keys that only others are made of: what they come to stands in the trainer
+ANYWHERE = (
+    "data_dir",
+    "cache_dir",
+    "circumstances",
+)  # at any depth; the last is where a task is told such things
+RESOLVED = ("fast", "smoke")  # keys that only others are made of: what they come to stands in the trainer
 LONGEST = 150  # characters of a run's name; a longer one ends in a hash of the whole
 NAMED = (
     "experiment",

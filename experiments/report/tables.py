@@ -7,7 +7,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from experiments.report.results import Result, Row, trainer_order
 
@@ -36,6 +36,7 @@ class Table:
         Unless given, rows are (model, transform) and columns are experiments.
     overrides: the way back, what `train.py` is told to fill (row, column).
     row_names, column_name: what the two parts of a row and a column's key are, for the heads of the CSV file.
+    trainers: a schedule's name -> that of its file in configs/trainer, where the section has one of its own.
     same_test_set: of a column, unless each row has one of its own.
     dataset: the only dataset beside which the paper's numbers are shown.
     """
@@ -50,6 +51,7 @@ class Table:
     overrides: Callable[[Row, str], list[str]] = choose_network_and_experiment
     row_names: tuple[str, str] = ("model", "transform")
     column_name: str = "experiment"
+    trainers: Mapping[str, str] = field(default_factory=dict)
     same_test_set: bool = True
     metric: str = "test_error"
     metric_label: str = "test error, %"

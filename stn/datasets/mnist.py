@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stn.files import DataNotFoundError, resolve_data_dir
+
 __all__ = [
     "DataNotFoundError",
     "Digits",
@@ -43,10 +45,6 @@ CHUNK = (
 )
 
 
-class DataNotFoundError(FileNotFoundError):
-    """The data are neither there nor to be had. The message says where they belong and what works without."""
-
-
 @dataclass(frozen=True)
 class Digits:
     """Undistorted digits. Images: uint8, (N, 1, 28, 28). Labels: int64, (N,), 0 to 9."""
@@ -56,11 +54,6 @@ class Digits:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-
-
-def resolve_data_dir(data_dir: str | Path | None = None) -> Path:
-    """The folder that data are kept in: the argument, else the environment's STN_DATA_DIR, else ./data."""
-    return Path(data_dir or os.environ.get("STN_DATA_DIR") or "data").expanduser()
 
 
 def load_mnist(data_dir: str | Path | None = None, *, download: bool = True) -> Digits:

@@ -1,0 +1,31 @@
+"""Unpack and check data that cannot be downloaded unasked: `python scripts/prepare_data.py cub --archive FILE`.
+
+Without --archive it checks what is there, or says where to get it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from stn.datasets.birds import install
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", choices=["cub"])
+    parser.add_argument("--archive", type=Path, help="CUB_200_2011.tgz")
+    parser.add_argument("--data-dir", type=Path, help="default: STN_DATA_DIR, or data/")
+    args = parser.parse_args()
+    try:
+        root = install(args.archive, args.data_dir)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"All there: {root}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""Networks pretrained on ImageNet, without pooling and classifier: torchvision's, or a weights file of one's own."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision.models as zoo
+from torch import Tensor, nn
+
+from stn.files import resolve_data_dir
+
+__all__ = ["Backbone"]
+
+Scaling = tuple[
+    tuple[float, float, float], tuple[float, float, float]
+]  # mean and standard deviation, red green blue
+SCALINGS: dict[str, Scaling] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "symmetric": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # x * 2 - 1
+}
+PADDINGS = ("torch", "same")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """make: torchvision's function.   last: child after which the pooling comes; None: its `features`.
+
+    head: prefixes of the parameters that are left out.   scaling: of the input that its own weights were trained with.
+    """
+
+    make: Callable[..., nn.Module]
+    head: tuple[str, ...]
+    last: str | None = None
+    scaling: str = "imagenet"
+
+
+ARCHITECTURES = {
+    # Its weights come from another library; torchvision's own model turns the usual scaling back into x * 2 - 1.
+    "googlenet": Architecture(zoo.googlenet, ("fc.", "aux"), "inception5b", "symmetric"),
+    "mobilenet_v2": Architecture(zoo.mobilenet_v2, ("classifier.",)),
+    "resnet18": Architecture(zoo.resnet18, ("fc.",), "layer4"),
+    "resnet50": Architecture(zoo.resnet50, ("fc.",), "layer4"),
+}
+# sha256 of a weights file -> how its input is scaled and its strided convolutions are padded
+KNOWN = {
+    "63f7d75642e3bca254f08ad0f23cf63ec6a87d1073d4d7db5f42f570f00618fe": ("symmetric", "same"),
+}
+
+
+class Backbone(nn.Module):
+    """The convolutional part of a torchvision classifier, taking images as they are, in [0, 1].
+
+    arch: googlenet | mobilenet_v2 | resnet18 | resnet50.
+    weights: `default`, torchvision's ImageNet weights (downloaded by it on first use); `none`, its initial values; or a
+        file of a state dict with its key names, whatever the precision. A name without a folder is looked for in
+        data_dir/weights too. What the classifier's parameters are does not matter.
+    scaling: of the input: `imagenet` (mean and deviation of each colour), `symmetric` (x * 2 - 1), or `auto`: as the
+        weights were trained.
+    padding: of 3x3 convolutions with stride 2: `torch`, a pixel on each side; `same`, TensorFlow's: on images of even
+        size a pixel to the right and below; or `auto`.
+    forward: (B, 3, H, W) -> (B, out_channels, ceil(H / 32), ceil(W / 32)).
+    raises: ValueError for an unknown choice, or weights that do not fit; FileNotFoundError for weights not to be had.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        *,
+        weights: str | Path = "default",
+        data_dir: str | Path | None = None,
+        scaling: str = "auto",
+        padding: str = "auto",
+    ) -> None:
+        super().__init__()
+        for key, value, valid in (
+            ("arch", arch, tuple(ARCHITECTURES)),
+            ("scaling", scaling, ("auto", *SCALINGS)),
+            ("padding", padding, ("auto", *PADDINGS)),
+        ):
+            if value not in valid:
+                raise ValueError(f"backbone.{key}={value} is not valid: choose one of {', '.join(valid)}.")
+        architecture = ARCHITECTURES[arch]
+        own_scaling, own_padding = architecture.scaling, "torch"
+        state: dict[str, Tensor] | None = None
+        self.weights_sha256: str | None = None
+        if str(weights) == "default":
+            state = _torchvisions(arch)
+        elif str(weights) != "none":
+            path = _find(Path(weights), resolve_data_dir(data_dir))
+            state, self.weights_sha256 = _read(path), hashlib.sha256(path.read_bytes()).hexdigest()
+            own_scaling, own_padding = KNOWN.get(self.weights_sha256, (own_scaling, own_padding))
+        options = {"init_weights": state is None, "aux_logits": False} if arch == "googlenet" else {}
+        network = architecture.make(weights=None, **options)
+        if state is not None:
+            _load(network, state, architecture.head, f"backbone.weights={weights}", arch)
+        self.features = _convolutional(network, architecture.last)
+        if (own_padding if padding == "auto" else padding) == "same":
+            _pad_as_tensorflow(self.features)
+        mean, deviation = SCALINGS[own_scaling if scaling == "auto" else scaling]
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1))
+        with torch.no_grad():
+            self.out_channels = int(self.features.eval()(torch.zeros(1, 3, 64, 64)).shape[1])
+        self.features.train()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.features((image - self.mean) / self.deviation)
+
+
+class SamePadding(nn.Module):
+    """TensorFlow's SAME padding for a square kernel and stride: the odd pixel to the right and below."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = []
+        for side in (x.shape[-1], x.shape[-2]):
+            total = max((math.ceil(side / self.stride) - 1) * self.stride + self.kernel - side, 0)
+            pads += [total // 2, total - total // 2]
+        return F.pad(x, pads)
+
+
+def _convolutional(network: nn.Module, last: str | None) -> nn.Sequential:
+    if last is None:
+        features = network.features
+        assert isinstance(features, nn.Sequential)
+        return features
+    kept = nn.Sequential()
+    for name, child in network.named_children():
+        kept.add_module(name, child)
+        if name == last:
+            break
+    return kept
+
+
+def _pad_as_tensorflow(features: nn.Module) -> None:
+    for module in list(features.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d) and child.stride == (2, 2) and child.kernel_size == (3, 3):
+                child.padding = (0, 0)
+                setattr(module, name, nn.Sequential(SamePadding(3, 2), child))
+
+
+def _torchvisions(arch: str) -> dict[str, Tensor]:
+    enum = zoo.get_model_weights(arch).DEFAULT
+    try:
+        return dict(enum.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"torchvision could not fetch its weights for {arch} ({' '.join(str(error).split())}): download {enum.url} "
+            "elsewhere and give backbone.weights=FILE, or train from scratch with backbone.weights=none."
+        ) from error
+
+
+def _find(weights: Path, data_dir: Path) -> Path:
+    places = [weights.expanduser(), *([data_dir / "weights" / weights] if weights.parent == Path() else [])]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(
+        f"backbone.weights={weights} is not there; looked at {' and '.join(str(p) for p in places)}. "
+        "Choose default, none, or a file of a state dict."
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"backbone.weights={path} cannot be read ({reason[0] if reason else type(error).__name__}): "
+            "it must be a state dict that torch.load(weights_only=True) takes."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"backbone.weights={path} holds no state dict, name -> tensor.")
+    return state
+
+
+def _load(network: nn.Module, state: dict[str, Tensor], head: tuple[str, ...], what: str, arch: str) -> None:
+    """raises: ValueError that names what is missing, left over or of another shape; the head may be anything."""
+
+    def body(names: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in names.items() if not name.startswith(head)}
+
+    wanted, given = body(network.state_dict()), body(state)
+    problems = [
+        (label, names)
+        for label, names in (
+            ("missing", sorted(wanted.keys() - given.keys())),
+            ("not known", sorted(given.keys() - wanted.keys())),
+            (
+                "of another shape",
+                sorted(n for n in wanted.keys() & given.keys() if wanted[n].shape != given[n].shape),
+            ),
+        )
+        if names
+    ]
+    if problems:
+        listed = "; ".join(
+            f"{len(names)} {label} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for label, names in problems
+        )
+        raise ValueError(f"{what} does not fit {arch}: {listed}. Choose the backbone that it is of.")
+    network.load_state_dict(
+        {n: v.float() if v.is_floating_point() else v for n, v in given.items()}, strict=False
+    )
