@@ -1,9 +1,8 @@
-"""Birds (section 4.3): the table, which part of a bird each transformer finds, and the paper's picture."""
+"""Birds (section 4.3): the table, and which part of a bird each transformer finds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from experiments.engine.task import Classification
 from experiments.report import Result, Row, Table
 from stn import Transform
-from stn.datasets.birds import BODY, HEAD, PARTS, Birds
+from stn.datasets.birds import BODY, HEAD, PARTS
 from stn.models.images import tiling
 
 EXPERIMENTS = {
@@ -149,23 +148,3 @@ def found(model: nn.Module, theta: Tensor, parts: Tensor) -> dict[str, float]:
         anywhere = [share(shape + ((1 - half) * draw.to(theta.device))[:, None]) for draw in draws]
         numbers[f"random_{region}"] = sum(anywhere) / RANDOM
     return numbers
-
-
-EXAMPLES = 8
-
-
-def figures(model: nn.Module, data: Birds, folder: Path) -> dict[str, Path]:
-    """`birds`, the layout of the paper's figure: test birds with one coloured box a transformer, its crops beside.
-
-    returns: name -> path.
-    """
-    from experiments.figures import photographs  # matplotlib: slow to import
-
-    model.eval()
-    what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
-    rows = torch.linspace(0, len(data.test) - 1, EXAMPLES).long().tolist()
-    images = torch.from_numpy(data.test.pixels(rows)).permute(0, 3, 1, 2).float() / 255
-    names = data.classes
-    return {
-        "birds": photographs(model, images, data.test.labels[rows], names, folder / "birds.png", title=what)
-    }

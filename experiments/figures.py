@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from stn import Transform
+from stn.datasets.photos import Photos
 
 COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#9b5de5")  # one per parallel transformer
 LINES = 25  # points along a drawn line, so that a bent one looks bent
@@ -288,6 +289,22 @@ def collect(
     poses = [pose(t.transform, theta[:, k]) for k, t in enumerate(model.transformers)]  # type: ignore[arg-type]
     scale = counts.clamp(min=1)[:, None, None]
     return before / scale, [a / scale for a in after], poses
+
+
+PHOTOGRAPHS = 8
+
+
+def some_photographs(model: nn.Module, data: Photos, folder: Path) -> dict[str, Path]:
+    """`photographs` of eight test images, evenly spread over the set; written into `folder`.
+
+    returns: name -> path.
+    """
+    model.eval()
+    what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
+    rows = torch.linspace(0, len(data.test) - 1, min(PHOTOGRAPHS, len(data.test))).long().tolist()
+    images = torch.from_numpy(data.test.pixels(rows)).permute(0, 3, 1, 2).float() / 255
+    labels, path = data.test.labels[rows], folder / "photographs.png"
+    return {"photographs": photographs(model, images, labels, data.classes, path, title=what)}
 
 
 @torch.inference_mode()

@@ -56,7 +56,7 @@ def explain_bad_overrides(arguments: Sequence[str]) -> None:
         for part in key.split("."):
             if not isinstance(node, DictConfig):
                 break
-            if part not in node:
+            if part not in node.keys():  # noqa: SIM118 (`in` leaves out what is ???)
                 where = ".".join(path) or "the configuration"
                 valid = sorted(str(k) for k in node if not str(k).startswith("_"))
                 if not path:

@@ -40,13 +40,14 @@ class ImageSTCNN(nn.Module):
     The localisation network is shared by all transformers: the backbone, a 1x1 convolution to 128 channels, 128 fully
     connected units, theta. All backbones begin as copies of the one given, and no two share parameters.
 
-    in_shape: (3, H, W).   transform: what each crop may be; `Translation` in the paper, of half the image's side.
+    in_shape: (3, H, H).   transform: what each crop may be; `Translation` in the paper, of half the image's side.
     num_transformers: in parallel, starting as `tiling` says.
-    crop: side of what each gives its backbone, pixels.   seen: side of what the localisation network sees, pixels; an
-        image larger by a whole factor is averaged down to it.
-    forward: images (B, 3, H, W) in [0, 1] -> (logits (B, num_classes), aux with `theta` (B, K, num_params) and `warped`
+    crop: side of what each gives its backbone, pixels; the image's unless given.
+    seen: side of what the localisation network sees, pixels; an image larger by a whole factor is averaged down to it.
+    forward: images (B, 3, H, H) in [0, 1] -> (logits (B, num_classes), aux with `theta` (B, K, num_params) and `warped`
     (B, K, 3, crop, crop)).
-    raises: ValueError for images that `seen` does not divide, or transformers that would all start alike.
+    raises: ValueError for images that are not square or that `seen` does not divide, or transformers that would all
+    start alike.
     """
 
     def __init__(
@@ -56,19 +57,22 @@ class ImageSTCNN(nn.Module):
         num_classes: int,
         backbone: Backbone,
         transform: Transform,
-        num_transformers: int = 2,
-        crop: int = 224,
-        seen: int = 224,
+        num_transformers: int = 1,
+        crop: int | None = None,
+        seen: int | None = None,
         dropout: float = 0.7,
     ) -> None:
         super().__init__()
         _check(in_shape)
-        if in_shape[1] % seen or in_shape[2] % seen:
+        if in_shape[1] != in_shape[2]:
+            raise ValueError(f"These networks take square images, not {in_shape[1]} x {in_shape[2]} pixels.")
+        crop, seen = crop or in_shape[1], seen or in_shape[1]
+        if in_shape[1] % seen:
             raise ValueError(
-                f"model.seen={seen} must divide the image's sides, {in_shape[1]} and {in_shape[2]} pixels: the "
-                "localisation network sees it averaged down."
+                f"model.seen={seen} must divide the image's side, {in_shape[1]} pixels: the localisation network sees "
+                "it averaged down."
             )
-        self.factor = (in_shape[1] // seen, in_shape[2] // seen)
+        self.factor = in_shape[1] // seen
         self.parallel = ParallelTransformers(
             Localisation(copy.deepcopy(backbone), seen),
             transform,
@@ -87,7 +91,7 @@ class ImageSTCNN(nn.Module):
         return [self.parallel] * self.parallel.count
 
     def forward(self, image: Tensor) -> tuple[Tensor, Aux]:
-        seen = F.avg_pool2d(image, self.factor) if max(self.factor) > 1 else image
+        seen = F.avg_pool2d(image, self.factor) if self.factor > 1 else image
         warped, theta = self.parallel(image, seen)
         each = [
             backbone(crop).mean((2, 3))

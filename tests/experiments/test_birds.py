@@ -100,7 +100,7 @@ def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path):
         "4st" in experiment
     )
     folder = next((tmp_path / "outputs" / experiment).glob("*/seed_0"))
-    assert (folder / "birds.png").stat().st_size > 10000
+    assert (folder / "photographs.png").stat().st_size > 10000
     assert "cache_dir" not in json.dumps(result["config"]) and "data_dir" not in json.dumps(result["config"])
     if experiment == "cub_2st_224":
         data, model, _ = load_run(folder, {"cache_dir": str(tmp_path / "outputs" / "cache")})

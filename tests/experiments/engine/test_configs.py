@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from experiments import colocalisation, distorted_mnist, mnist_addition
+from experiments import birds, colocalisation, distorted_mnist, mnist_addition
 from experiments.engine.build import UserError
 from experiments.engine.run import run
 
@@ -16,8 +16,10 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 
-# volumes, and images without labels, are trained in tests of their own
-IMAGES = [experiment for experiment in EXPERIMENTS if experiment not in ("mnist_3d", "colocalisation")]
+# volumes, photographs, and images without labels, are trained in tests of their own
+IMAGES = [
+    one for one in EXPERIMENTS if one not in ("mnist_3d", "colocalisation", "own_images", *birds.EXPERIMENTS)
+]
 
 
 @pytest.mark.parametrize("experiment", IMAGES)
@@ -79,12 +81,35 @@ def test_paper_schedule_is_the_papers(configure):
     assert cfg.model.param_budget == 400_000 and cfg.dataset.val_size == 0
 
 
+def test_the_papers_schedule_for_birds_is_the_papers(configure):
+    cfg = configure("experiment=cub_4st_448", tiny=False)
+    assert OmegaConf.select(cfg, "trainer.name") == "paper" and cfg.trainer.batch_size == 256
+    assert (
+        list(cfg.trainer.schedule.milestones) == [10_000, 20_000, 25_000]
+        and cfg.trainer.schedule.gamma == 0.1
+    )
+    optimizer = cfg.optimizer
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.localisation_lr) == (0.1, 1e-5, 1e-4)
+    assert (cfg.model.num_transformers, cfg.model.crop, cfg.model.seen, cfg.model.dropout) == (
+        4,
+        224,
+        224,
+        0.7,
+    )
+    assert (cfg.dataset.size, cfg.transform.scale, cfg.backbone.arch) == (448, 0.5, "googlenet")
+    assert configure("experiment=cub_4st_448", "dataset=cub50", tiny=False).backbone.arch == "mobilenet_v2"
+    chosen = configure("experiment=cub_4st_448", "dataset=cub50", "backbone=resnet18", tiny=False)
+    assert chosen.backbone.arch == "resnet18"
+
+
 def headline(experiment):
     """The network whose numbers an experiment's header gives, and further overrides, as in published runs' names."""
     return {
         "mnist_addition": ("2st_fcn-affine", ""),
         "mnist_3d": ("st_cnn_3d-affine3d", "dataset.distort.canvas=32"),
         "colocalisation": ("localiser-attention", "dataset.digit=8,images=tc"),
+        "cub_cnn_224": ("image_cnn", "dataset=cub50"),
+        **{one: ("image_st_cnn-translation", "dataset=cub50") for one in birds.EXPERIMENTS if "st" in one},
     }.get(experiment, ("st_cnn-affine", ""))
 
 
@@ -100,12 +125,15 @@ def test_header_says_what_to_run_and_the_papers_numbers(experiment):
     numbers = [
         float(n) for n in re.findall(r"(\d+\.\d+) % error|(\d+\.\d+) % with", header["paper"]) for n in n if n
     ]
-    if experiment == "mnist_3d":
+    if experiment in ("mnist_3d", "own_images"):
         assert header["paper"].startswith("no number;")
     elif experiment == "colocalisation":
         cluttered = colocalisation.PAPER["TC", "attention"].values()
         found = f"T 100 % of each digit found, TC {min(cluttered):.0f} to {max(cluttered):.0f} %"
         assert header["paper"].startswith(found)
+    elif experiment in birds.EXPERIMENTS:
+        accuracy = birds.PAPER[experiment, None]["accuracy"]
+        assert header["paper"].startswith(f"{accuracy} % accuracy on all 200 classes")
     else:
         paper = mnist_addition.PAPER if experiment == "mnist_addition" else distorted_mnist.PAPER
         model, transform = headline(experiment)[0].split("-")

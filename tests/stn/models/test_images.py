@@ -12,7 +12,13 @@ BACKBONE = {"arch": "mobilenet_v2", "weights": "none"}
 
 def network(size=64, **options):
     torch.manual_seed(0)
-    defaults = {"num_classes": 5, "transform": Translation(0.5), "crop": 32, "seen": 64}
+    defaults = {
+        "num_classes": 5,
+        "transform": Translation(0.5),
+        "num_transformers": 2,
+        "crop": 32,
+        "seen": 64,
+    }
     return ImageSTCNN((3, size, size), backbone=Backbone(**BACKBONE), **{**defaults, **options}).eval()
 
 
@@ -86,7 +92,7 @@ def test_the_plain_network_is_the_pooled_backbone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 96}, "model.seen=64 must divide the image's sides, 96 and 96"),
+        ({"size": 96}, "model.seen=64 must divide the image's side, 96 pixels"),
         ({"transform": Projective()}, "2 transformers of Projective would all start alike"),
         ({"num_transformers": 0}, "model.num_transformers=0 is not valid"),
     ],
