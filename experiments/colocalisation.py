@@ -140,6 +140,8 @@ class Colocalisation(nn.Module):
     raises: UserError for shares outside 0 to 1, and crops of no size.
     """
 
+    separable = False  # pairs of images are compared: no part of a batch stands for itself
+
     def __init__(
         self,
         embedding: Embedding,

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from experiments.engine.checkpoint import random_state, restore_random_state
+from experiments.engine.distributed import Group
 from experiments.engine.step import Autocast, make_step
 
 
@@ -65,6 +66,7 @@ def train(
     validate: Callable[[], dict[str, float]] | None = None,
     snapshot_every: int = 0,
     snapshot: Callable[[int], None] | None = None,
+    group: Group | None = None,
 ) -> None:
     """Trains to `iterations`, from wherever `training` stands.
 
@@ -74,9 +76,11 @@ def train(
     log(step, numbers) every `log_every` steps and at the end; checkpoint() every `checkpoint_every`, a multiple of it;
         A task that changes over the training has `at(model, share)`, told before each step how much of it is done.
         snapshot(step) before the first step and every `snapshot_every` steps.
+    group: the processes that train together; None: this one alone.
     raises: FloatingPointError once the loss or theta is not finite; the checkpoint before it stays.
     """
-    model, optimizer = training.model.train(), training.optimizer
+    group = group or Group()
+    model, optimizer = group.wrap(training.model.train()), training.optimizer
     step = make_step(model, optimizer, training.stream, task, autocast, graph=graph)
     sums: dict[str, torch.Tensor] = {}
     bar = tqdm(
@@ -85,7 +89,7 @@ def train(
         unit="step",
         dynamic_ncols=True,
         smoothing=0.05,
-        disable=not sys.stderr.isatty(),
+        disable=not (group.first and sys.stderr.isatty()),
     )
     started = logged = time.perf_counter()
     before = training.seconds
@@ -103,7 +107,7 @@ def train(
 
         last = training.step == iterations
         if training.step % log_every == 0 or last:
-            totals = {key: value.item() for key, value in sums.items()}
+            totals = group.total(sums)
             now = time.perf_counter()
             images, loss = totals.pop("images"), totals.pop("loss")
             shares = {key.removesuffix("s"): 100 * count / images for key, count in totals.items()}

@@ -7,6 +7,7 @@ import logging
 import platform
 import subprocess
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from torch import nn
 from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError, build
 from experiments.engine.compute import DEVICES, PRECISIONS, Compute, choose
+from experiments.engine.distributed import Group, joined
 from experiments.engine.loop import Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
 from experiments.engine.tracking import MODES, Tracker
+from stn.datasets.mnist import stream_seed
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +41,12 @@ def run(cfg: DictConfig, overrides: Iterable[str] = (), *, wait: bool = False) -
     check(cfg)
     folder = rundir.run_dir(cfg, overrides)
     config = rundir.identity(cfg)
-    with rundir.locked(folder, wait=wait):
-        result = rundir.finished(folder, config)
+    with joined(cfg.device) as group, rundir.locked(folder, wait=wait) if group.first else nullcontext():
+        result = group.share(rundir.finished(folder, config) if group.first else None)
         if result is not None:
             log.info("%s is finished already (%s); skipped.", folder, _numbers(result["metrics"]))
-            return result
-        return _run(cfg, config, folder)
+            return dict(result)
+        return _run(cfg, config, folder, group)
 
 
 def check(cfg: DictConfig) -> None:
@@ -118,18 +121,19 @@ def put_back(node: Any, circumstances: dict[str, Any]) -> None:
             put_back(value, circumstances)
 
 
-def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) -> dict[str, Any]:
     compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
     data, model = assemble(cfg, compute.device)
     task = build(cfg.task)
     if isinstance(task, nn.Module):  # one with a network of its own
         task.to(compute.device)
+    model = group.prepare(model, task)
     optimizer = make_optimizer(
         model, OmegaConf.to_container(cfg.optimizer, resolve=True), plain=compute.plain
     )
     schedule = build(cfg.trainer.schedule)(optimizer)
     try:
-        stream = data.train_stream(cfg.trainer.batch_size)
+        stream = group.part(data.train_stream(cfg.trainer.batch_size))
     except ValueError as error:  # more than there are training digits
         raise UserError(str(error)) from error
     training = Training(model, optimizer, schedule, stream)
@@ -138,26 +142,38 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
     if last.exists():
         training.load_state_dict(checkpoint.load(last, compute.device))
         log.info("Resuming %s at step %d.", folder, training.step)
+    if not group.first:  # what is dropped out of the network differs from process to process
+        torch.manual_seed(stream_seed(cfg.seed, f"process {group.rank} from step {training.step}"))
     _announce(cfg, training, parameters, compute, seconds_per_step(training, task, compute.autocast))
 
     transform, revision = rundir.transform_name(config), git_revision()
     tracker = Tracker(
         folder,
-        **OmegaConf.to_container(cfg.wandb, resolve=True),  # type: ignore[arg-type]
+        **{
+            **OmegaConf.to_container(cfg.wandb, resolve=True),
+            **({} if group.first else {"mode": "disabled"}),
+        },
         group=cfg.experiment,
         name=f"{folder.parent.name}-{folder.name}",
         tags=[t for t in (cfg.experiment, cfg.model.name, transform, cfg.trainer.name, data.name) if t],
         config=config | {"config_hash": rundir.config_hash(config), "parameters": parameters, **revision},
     )
-    history = _History(folder / "metrics.jsonl", training.step)
+    history = _History(folder / "metrics.jsonl", training.step) if group.first else None
 
     def record(step: int, numbers: dict[str, float]) -> None:
-        history.add({"step": step, **numbers})
+        if history:
+            history.add({"step": step, **numbers})
         tracker.log(step, numbers)
 
     def validate() -> dict[str, float]:
+        if not group.first:
+            return {}
         metrics, _ = task.evaluate(model, data.val.batches(cfg.trainer.eval_batch_size))
         return {f"val/{key}": value for key, value in metrics.items()}
+
+    def save(path: Path, state: Any) -> None:
+        if group.first:
+            checkpoint.save(path, state)
 
     exit_code = 1
     try:
@@ -166,16 +182,20 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
             task,
             iterations=cfg.trainer.iterations,
             autocast=compute.autocast,
-            graph=compute.graph,
+            graph=compute.graph and group.size == 1,
             log_every=cfg.trainer.log_every,
             checkpoint_every=cfg.trainer.checkpoint_every,
             log=record,
-            checkpoint=lambda: checkpoint.save(last, training.state_dict()),
+            checkpoint=lambda: save(last, training.state_dict()),
             val_every=cfg.trainer.val_every,
             validate=validate if data.val is not None else None,
             snapshot_every=cfg.trainer.snapshot_every or 0,
-            snapshot=lambda step: checkpoint.save(snapshot_path(folder, step), model.state_dict()),
+            snapshot=lambda step: save(snapshot_path(folder, step), model.state_dict()),
+            group=group,
         )
+        if not group.first:
+            exit_code = 0
+            return dict(group.share(None))
         metrics: dict[str, float] = {}
         if data.val is not None:
             metrics |= {key.replace("val/", "val_"): value for key, value in validate().items()}
@@ -212,6 +232,7 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path) -> dict[str, Any
         compact = predictions if predictions.is_floating_point() else predictions.to(torch.uint8)
         torch.save(compact, folder / "predictions.pt")
         checkpoint.write_json(folder / "result.json", result)
+        group.share(result)
         exit_code = 0
     finally:
         tracker.finish(exit_code)

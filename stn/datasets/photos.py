@@ -135,8 +135,11 @@ class PhotoStream:
     """Training batches without end: shuffled anew every epoch; each image a crop at a random place, half mirrored.
 
     An epoch's remainder smaller than a batch is dropped. With the state restored, the same batches follow, to the bit.
+    `rows`: a slice of every batch, to be given instead of all of it.
     raises: ValueError for a batch larger than the training set.
     """
+
+    rows = slice(None)
 
     def __init__(
         self,
@@ -169,7 +172,8 @@ class PhotoStream:
             self._shuffle()
         drawn = self.index[self.order[self.position : self.position + self.batch_size]]
         self.position += self.batch_size
-        chances = torch.rand(len(drawn), 3, generator=self.generator).tolist()
+        chances = torch.rand(len(drawn), 3, generator=self.generator)[self.rows].tolist()
+        drawn = drawn[self.rows]
         images = np.empty((len(drawn), self.size, self.size, 3), np.uint8)
         for row, (i, (y, x, mirror)) in enumerate(zip(drawn.tolist(), chances, strict=True)):
             height, width = self.cache.shape(i)

@@ -1,0 +1,127 @@
+"""Two processes on the CPU train what one does, and only one of them writes."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.engine.build import UserError
+from experiments.engine.distributed import Group, Part
+from stn.datasets.mnist import TrainStream
+
+ROOT = Path(__file__).resolve().parents[3]
+TINY = [
+    "experiment=mnist_rts", "model=st_cnn", "dataset=digits", "trainer=smoke", "device=cpu", "threads=1",
+    "model.width=6", "trainer.iterations=6", "trainer.batch_size=16", "trainer.log_every=2", "trainer.checkpoint_every=2",
+    "trainer.val_every=2", "dataset.val_size=20", "wandb.mode=disabled", "figures=null",
+]  # fmt: skip
+
+
+def launch(folder, processes, *overrides):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.run(
+        [
+            sys.executable,
+            *(torchrun if processes > 1 else []),
+            "train.py",
+            *TINY,
+            f"output_dir={folder}",
+            *overrides,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path):
+    results, states, histories = [], [], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        done = launch(folder, processes)
+        assert done.returncode == 0, done.stderr
+        (path,) = folder.rglob("result.json")
+        results.append(json.loads(path.read_text()))
+        states.append(torch.load(path.parent / "last.pt", weights_only=True)["model"])
+        histories.append(
+            [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+        )
+    one, two = results
+    assert one["config_hash"] == two["config_hash"] and one["test_fingerprint"] == two["test_fingerprint"]
+    for name, weights in states[0].items():
+        torch.testing.assert_close(states[1][name], weights, rtol=1e-3, atol=1e-5)
+    assert two["metrics"]["test_loss"] == pytest.approx(one["metrics"]["test_loss"], rel=1e-3)
+    assert [line["step"] for line in histories[1]] == [2, 4, 6]
+    for a, b in zip(*histories, strict=True):
+        assert b["train/loss"] == pytest.approx(a["train/loss"], rel=1e-3)
+        assert b["train/error"] == pytest.approx(a["train/error"], abs=1e-6)
+    # the first alone has written, and it says so once
+    assert [path.name for path in (tmp_path / "2").rglob("*.json")].count("result.json") == 1
+    again = launch(tmp_path / "2", 2)
+    assert (
+        again.returncode == 0
+        and again.stderr.count("is finished already") + again.stdout.count("is finished already") == 1
+    )
+
+
+@pytest.mark.slow
+def test_what_does_not_divide_is_refused(tmp_path):
+    odd = launch(tmp_path, 2, "trainer.batch_size=15")
+    assert odd.returncode != 0 and "trainer.batch_size=15 does not divide among 2 processes" in odd.stderr
+
+
+def digits(seed=0):
+    images, labels = torch.rand(20, 1, 4, 4), torch.arange(20)
+    return TrainStream(
+        images, labels, lambda x, g: x + torch.rand(len(x), 1, 1, 1, generator=g), batch_size=6, seed=seed
+    )
+
+
+def test_the_parts_of_a_batch_are_the_batch():
+    torch.manual_seed(0)
+    whole = digits()
+    torch.manual_seed(0)
+    first = Part(digits(), 0, 2)
+    torch.manual_seed(0)
+    second = Part(digits(), 1, 2)
+    for step in range(7):
+        images, labels = whole.next_batch()
+        a, b = first.next_batch(), second.next_batch()
+        assert torch.equal(torch.stack([a[0], b[0]], 1).flatten(0, 1), images)
+        assert torch.equal(torch.stack([a[1], b[1]], 1).flatten(), labels)
+        if step == 3:  # the state is that of one process: any number of them goes on from it
+            state, twin = copy.deepcopy(first.state_dict()), copy.deepcopy(first)
+            second.load_state_dict(state)
+    whole.load_state_dict(state)
+    assert torch.equal(twin.next_batch()[0], whole.next_batch()[0][0::2])
+
+
+def test_photographs_leave_out_the_others_rows():
+    class Photographs:
+        batch_size, rows = 6, slice(None)
+
+        def next_batch(self):
+            return (torch.arange(6)[self.rows],)
+
+    assert Part(Photographs(), 1, 3).next_batch()[0].tolist() == [1, 4]
+
+
+def test_alone_is_a_group_of_one():
+    group, model = Group(), torch.nn.Linear(2, 2)
+    assert group.first and group.wrap(model) is model and group.share(5) == 5
+    assert group.total({"loss": torch.tensor(2.5)}) == {"loss": 2.5}
+
+    class Pairs:
+        separable = False
+
+    assert group.prepare(model, Pairs()) is model
+    with pytest.raises(UserError, match="does not divide among processes"):
+        Group(0, 2).prepare(model, Pairs())
