@@ -1,7 +1,7 @@
 """Measure speed: `python scripts/benchmark.py all --json results/benchmarks.json`.
 
-Suites: distort, sampler, train, tricks, overhead, seeds, size, start, gpu, which are `all`; and accuracy, which trains
-six networks (resumable). `page` measures nothing and only writes results/benchmarks.md and the README's paragraph
+Suites: distort, sampler, train, tricks, overhead, seeds, size, birds, start, gpu, which are `all`; and accuracy, which
+trains six networks (resumable). `page` measures nothing and only writes results/benchmarks.md and the README's paragraph
 again. Leave the machine alone meanwhile.
 """
 

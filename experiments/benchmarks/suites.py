@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from experiments.benchmarks.accuracy import accuracy
 from experiments.benchmarks.data import distort, sampler
+from experiments.benchmarks.photographs import birds
 from experiments.benchmarks.rows import Table
 from experiments.benchmarks.start import start
 from experiments.benchmarks.training import gpu, overhead, seeds, size, train, tricks
@@ -16,6 +17,7 @@ SUITES: dict[str, Callable[[int], Table]] = {
     "overhead": overhead,
     "seeds": seeds,
     "size": size,
+    "birds": birds,
     "start": start,
     "gpu": gpu,
     "accuracy": accuracy,

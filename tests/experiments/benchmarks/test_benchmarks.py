@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.benchmarks import data, peers, training
+from experiments.benchmarks import data, peers, photographs, training
 from experiments.benchmarks.page import page_markdown, paragraph, run_suites, write_page
 from experiments.benchmarks.rows import same, versus
 from experiments.benchmarks.suites import SUITES
@@ -47,6 +47,15 @@ def test_two_sides_that_differ_are_not_timed():
 def test_a_torchvision_data_set_gives_float_digits(kind):
     image, _ = peers.TorchvisionDigits("mnist_r", 4, kind)[3]
     assert image.dtype == torch.float32 and image.shape == (1, 28, 28) and 0.5 < image.max() <= 1
+
+
+def test_a_birds_stages_are_those_of_its_network():
+    for stage in photographs.STAGES:
+        call, work = photographs.bird_stage("cub_2st_448", stage)
+        call()
+        assert work == photographs.BATCH
+    with pytest.raises(ValueError, match="A CNN has no sampling"):
+        photographs.bird_stage("cub_cnn_224", "sampling")
 
 
 def test_operations_are_counted_per_image_of_the_plain_network():
