@@ -152,5 +152,6 @@ def joined(device: str) -> Iterator[Group]:
         logging.getLogger("experiments").setLevel(logging.WARNING)
     try:
         yield group
+        dist.barrier()  # no one hangs up while another still talks
     finally:
         dist.destroy_process_group()
