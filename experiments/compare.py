@@ -225,6 +225,8 @@ def curves(found: Sequence[Variant], path: Path) -> Path | None:
         mean = [statistics.fmean(one[step] for one in series) for step in steps]
         axes.plot(steps, mean, color=f"C{i % 10}", linewidth=1.8, label=f"{variant.letter}: {variant.name}")
     axes.set(xlabel="step", ylabel=key + ("" if key.endswith("loss") else ", %"))
+    if not key.endswith("accuracy"):
+        axes.set_yscale("log")  # late differences are small ones
     axes.legend(frameon=False, fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
