@@ -508,5 +508,9 @@ def test_every_published_run_names_its_commit_and_shares_its_test_set():
         stem = f"{result.path.parent.name}/{result.path.stem}"
         assert stem.startswith(f"{result.experiment}/{result.model}-"), result.path
         assert stem.endswith(f"-seed_{result.seed}"), result.path
-    for experiment in {result.experiment for result in results}:
-        assert len({r.test_fingerprint for r in results if r.experiment == experiment}) == 1
+    for sheet in sheets([table for table, _ in reproduce.TABLES.values()], results):
+        prints: dict[tuple[object, str], set[str]] = {}
+        for (row, _, column), cell in sheet.cells.items():
+            where = (None if sheet.table.same_test_set else row, column)
+            prints.setdefault(where, set()).update(result.test_fingerprint for result in cell.results)
+        assert all(len(some) == 1 for some in prints.values()), sheet.heading
