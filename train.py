@@ -4,17 +4,23 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.engine.cli import explain_bad_overrides, one_sentence_errors
+from experiments.engine.sweep import Outcome, work
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> Outcome | None:
+    told = HydraConfig.get().overrides.task
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return work(cfg, told)
     from experiments.engine.run import run  # torch takes seconds to import, and --help does not need it
 
     with one_sentence_errors():
-        run(cfg, HydraConfig.get().overrides.task)
+        run(cfg, told)
+    return None
 
 
 if __name__ == "__main__":

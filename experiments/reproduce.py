@@ -25,8 +25,8 @@ from omegaconf import DictConfig
 from experiments import birds, colocalisation, distorted_mnist, mnist_3d, mnist_addition
 from experiments.engine import rundir
 from experiments.engine.build import UserError
-from experiments.engine.checkpoint import write_json
 from experiments.engine.configuration import composing
+from experiments.engine.files import write_json
 from experiments.report import Row, Table
 
 ROOT = Path(__file__).resolve().parents[1]

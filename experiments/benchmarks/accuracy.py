@@ -13,7 +13,7 @@ from typing import Any
 from experiments.benchmarks.ours import ROOT, config
 from experiments.benchmarks.rows import Table, reached
 from experiments.engine import rundir
-from experiments.engine.checkpoint import write_json
+from experiments.engine.files import write_json
 
 EXPERIMENT, SEEDS = "mnist_rts", (0, 1, 2)
 PATHS = {"fast path": (), "plain float32": ("trainer.precision=plain",)}

@@ -8,8 +8,8 @@ from typing import Any
 
 from experiments.benchmarks.suites import SUITES
 from experiments.engine.build import UserError
-from experiments.engine.checkpoint import write_json
 from experiments.engine.compute import choose
+from experiments.engine.files import write_json
 from experiments.engine.run import git_revision, versions
 
 OPEN, CLOSE = "<!-- performance -->", "<!-- /performance -->"

@@ -10,15 +10,21 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.engine.configuration import CONFIGS, configuration
+from experiments.engine.sweep import BUSY
 
 
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Ends the program with the message alone for errors that are the user's to mend, exit status 2."""
+    """Ends the program with the message alone for errors that are the user's to mend, exit status 2; 75 where another
+    process is at the same run."""
     from experiments.engine.build import UserError
+    from experiments.engine.rundir import BusyError
 
     try:
         yield
+    except BusyError as error:
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(BUSY)
     except (UserError, FileNotFoundError, FloatingPointError) as error:
         print(f"\n{error}", file=sys.stderr)
         sys.exit(2)
@@ -45,7 +51,8 @@ def explain_bad_overrides(arguments: Sequence[str]) -> None:
             for value in map(str, values):
                 if value not in options:
                     _refuse(f"{key}={value}: there is no such {key}", value, options)
-                chosen = [c for c in chosen if not c.startswith(f"{key}=")] + [f"{key}={value}"]
+                added = "+" if override.is_add() else ""
+                chosen = [c for c in chosen if c.lstrip("+").split("=")[0] != key] + [f"{added}{key}={value}"]
     cfg = configuration(chosen)
     for override in parsed:
         key = override.key_or_group

@@ -6,9 +6,12 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.engine.sweep import usual_jobs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+OmegaConf.register_new_resolver("usual_jobs", usual_jobs, replace=True)  # in configs/launcher
 
 
 @contextlib.contextmanager

@@ -20,8 +20,10 @@ from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError, build
 from experiments.engine.compute import DEVICES, PRECISIONS, Compute, choose
 from experiments.engine.distributed import Group, joined
+from experiments.engine.files import write_atomically, write_json
 from experiments.engine.loop import Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
+from experiments.engine.sweep import numbers
 from experiments.engine.tracking import MODES, Tracker
 from stn.datasets.mnist import stream_seed
 
@@ -41,10 +43,14 @@ def run(cfg: DictConfig, overrides: Iterable[str] = (), *, wait: bool = False) -
     check(cfg)
     folder = rundir.run_dir(cfg, overrides)
     config = rundir.identity(cfg)
-    with joined(cfg.device) as group, rundir.locked(folder, wait=wait) if group.first else nullcontext():
+    with (
+        joined(cfg.device) as group,
+        rundir.locked(folder, wait=wait) if group.first else nullcontext(),
+        rundir.telling_failure(folder) if group.first else nullcontext(),
+    ):
         result = group.share(rundir.finished(folder, config) if group.first else None)
         if result is not None:
-            log.info("%s is finished already (%s); skipped.", folder, _numbers(result["metrics"]))
+            log.info("%s is finished already (%s); skipped.", folder, numbers(result["metrics"]))
             return dict(result)
         return _run(cfg, config, folder, group)
 
@@ -231,12 +237,12 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
         tracker.figures(training.step, figures)
         compact = predictions if predictions.is_floating_point() else predictions.to(torch.uint8)
         torch.save(compact, folder / "predictions.pt")
-        checkpoint.write_json(folder / "result.json", result)
+        write_json(folder / "result.json", result)
         group.share(result)
         exit_code = 0
     finally:
         tracker.finish(exit_code)
-    log.info("%s: %s", folder.parent.name, _numbers(metrics))
+    log.info("%s: %s", folder.parent.name, numbers(metrics))
     for path in figures.values():
         log.info("figure: %s", path)
     log.info("result: %s", folder / "result.json")
@@ -269,7 +275,7 @@ class _History:
                 break
             if numbers["step"] <= step:
                 kept.append(line + "\n")
-        checkpoint.write_atomically(path, lambda temporary: temporary.write_text("".join(kept)))
+        write_atomically(path, lambda temporary: temporary.write_text("".join(kept)))
 
     def add(self, numbers: dict[str, float]) -> None:
         with open(self.path, "a") as file:
@@ -298,12 +304,6 @@ def _duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}" if unit != "min" else f"{seconds / size:.0f} min"
     return f"{seconds:.0f} s"
-
-
-def _numbers(metrics: dict[str, float]) -> str:
-    return ", ".join(
-        f"{key} {value:.2f}{'%' if key.endswith('error') else ''}" for key, value in metrics.items()
-    )
 
 
 def git_revision() -> dict[str, Any]:

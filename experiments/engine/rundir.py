@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.engine.build import UserError
-from experiments.engine.checkpoint import write_json
+from experiments.engine.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,14 @@ NAMED = (
     "transform",
     "trainer",
     "seed",
-)  # overrides that the directory's name tells already
+    "sweep",
+    "launcher",
+)  # overrides that the directory's name tells already, or that say nothing of this run
+FAILURE = "failure.txt"
+
+
+class BusyError(UserError):
+    """Another process holds the run directory."""
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
@@ -127,6 +134,39 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def held_result(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The result in a file, where it is one of this very configuration.
+
+    raises: UserError where the file cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        held = json.loads(path.read_text())
+        return held if decisive(held["config"]) == config else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it to run this anew.") from error
+
+
+def failure(folder: Path) -> str:
+    """Why the last attempt at a run failed, in one line; "" where it did not, or could not say."""
+    path = folder / FAILURE
+    return path.read_text().strip() if path.exists() else ""
+
+
+@contextlib.contextmanager
+def telling_failure(folder: Path) -> Iterator[None]:
+    """Keeps in the run directory, in one line, why an attempt failed. For whoever looks after many runs."""
+    (folder / FAILURE).unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, UserError | FileNotFoundError | FloatingPointError)
+        text = " ".join(str(error).split())
+        (folder / FAILURE).write_text(f"{'' if known else f'{type(error).__name__}: '}{text}\n")
+        raise
+
+
 def differences(theirs: Any, ours: Any, prefix: str = "") -> list[str]:
     """The keys in which two configurations differ, each as "key (theirs -> ours)"."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
@@ -141,7 +181,7 @@ def differences(theirs: Any, ours: Any, prefix: str = "") -> list[str]:
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the run directory for this process.
 
-    wait: until another process lets go of it.   raises: UserError where another process holds it and it is not waited.
+    wait: until another process lets go of it.   raises: BusyError where another process holds it and it is not waited.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
@@ -149,7 +189,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if not wait:
-                raise UserError(
+                raise BusyError(
                     f"Another process is training {folder}: wait for it, or stop it first."
                 ) from error
             log.info("Waiting for another process that is training %s.", folder)
