@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_OURS = {"build", "data", "dist", "outputs", "wandb"}  # and whatever starts with a dot
-CODE = ("stn/", "experiments/", "scripts/", "train.py")  # all but the tests
+CODE = ("stn/", "experiments/", "hydra_plugins/", "scripts/", "train.py")  # all but the tests
 SHARED = {"engine", "figures", "report"}  # of experiments/: what any section may import
 # of experiments/: what knows all sections. Everything else there is a section of the paper
 ABOVE = {"benchmarks", "reproduce"}

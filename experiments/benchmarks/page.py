@@ -112,6 +112,12 @@ def paragraph(held: dict[str, Any]) -> str:
             f"Two single-thread runs side by side finish {row['side by side']} runs an hour ({row['case']}, schedule "
             f"fast), one after the other with two threads {row['one after the other']}."
         )
+    if "birds" in held:
+        times = {r["network"]: _first(r["times the CNN (quartiles)"]) for r in held["birds"]["rows"]}
+        costs = "; ".join(
+            f"{network.replace(',', ' at')} {cost}" for network, cost in list(times.items())[1:]
+        )
+        sentences.append(f"Birds, a step over that of the CNN on 224 pixels: {costs}.")
     sentences.append(
         "All of it, with machine, versions and date: [results/benchmarks.md](results/benchmarks.md)."
     )
