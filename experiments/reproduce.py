@@ -239,6 +239,13 @@ def parse_budget(text: str | None) -> float:
     return hours * 3600.0 + minutes * 60.0 + seconds
 
 
+def parse_seeds(text: str) -> list[int]:
+    """ "0,1,2" as numbers.   raises: UserError for anything else."""
+    if not all(seed.isdigit() for seed in text.split(",")):
+        raise UserError(f"--seeds {text} is not a list of seeds: write 0,1,2.")
+    return [int(seed) for seed in text.split(",")]
+
+
 def usual_jobs(extra: Sequence[str]) -> int:
     """How many runs at a time finish most an hour: one a core, of one thread each, on a CPU (the benchmark's suite
     seeds measures it); one after the other on a GPU.   extra: overrides, of which device= matters.
@@ -258,7 +265,10 @@ def reproduce(
     goes on from its checkpoint. A run known to need more than is left gives way to a later one that fits.
     jobs: so many at a time, the processor's cores divided among them; what each prints goes to train.log in its run
     directory.   returns: labels of the runs `done` (before and now), `failed`, and `open`.
+    raises: UserError for fewer jobs than one.
     """
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs} is not valid: it is a whole number from 1.")
     outcome: dict[str, list[str]] = {"done": [], "failed": [], "open": []}
     publish([] if dry_run else runs)
     missing = [run for run in runs if run.result() is None]

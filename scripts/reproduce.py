@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from experiments.engine.build import UserError
-from experiments.reproduce import ALL, ROOT, TABLES, parse_budget, plan, reproduce, usual_jobs
+from experiments.reproduce import ALL, ROOT, TABLES, parse_budget, parse_seeds, plan, reproduce, usual_jobs
 
 
 def main() -> int:
@@ -33,20 +33,15 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="list what is missing, train nothing")
     args = parser.parse_intermixed_args()  # overrides may stand behind options
     try:
-        if not all(seed.isdigit() for seed in args.seeds.split(",")):
-            raise UserError(f"--seeds {args.seeds} is not a list of seeds: write 0,1,2.")
-        jobs = usual_jobs(args.overrides) if args.jobs is None else args.jobs
-        if jobs < 1:
-            raise UserError(f"--jobs {args.jobs} is not valid: it is a whole number from 1.")
-        seeds = [int(seed) for seed in args.seeds.split(",")]
         runs = plan(
             args.table,
             trainer=args.trainer,
-            seeds=seeds,
+            seeds=parse_seeds(args.seeds),
             results=args.results,
             extra=args.overrides,
             dataset=args.dataset,
         )
+        jobs = usual_jobs(args.overrides) if args.jobs is None else args.jobs
         outcome = reproduce(runs, budget=parse_budget(args.budget), dry_run=args.dry_run, jobs=jobs)
     except UserError as error:
         print(error, file=sys.stderr)
