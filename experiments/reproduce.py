@@ -1,4 +1,4 @@
-"""Fills the tables: lists a table's missing cells, trains what a time budget allows, publishes what is finished.
+"""Fills one table or all: lists missing cells, trains what a time budget allows, publishes what is finished.
 
 Everything is kept in two places only: run directories (resumable, `outputs/`) and published results
 (`results/runs/<experiment>/<run>.json`, one file a run, so that results of several machines merge without conflict).
@@ -9,24 +9,24 @@ import os
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import birds, colocalisation, distorted_mnist, mnist_3d, mnist_addition
+from experiments import birds, colocalisation, distorted_mnist, estimates, mnist_3d, mnist_addition
 from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import composing
 from experiments.engine.files import write_json
+from experiments.estimates import Estimate, Finished
 from experiments.report import Row, Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +38,9 @@ TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
     "birds": (birds.BIRDS, birds.TELLING),
     "3d": (mnist_3d.SOLIDS, mnist_3d.TELLING),
 }
+ALL = "all"  # of them
+# Rows by which a table comes later in `all`: crops are described by Table 1's CNN, which is then trained already.
+LATER = {"colocalisation": 1}
 LOG = "train.log"
 _running: set["subprocess.Popen[bytes]"] = set()
 GRACE = 20.0  # seconds that a stopped training has to end by itself
@@ -58,9 +61,14 @@ class Run:
         return f"{self.published.parent.name}/{self.published.stem}"
 
     @property
-    def cell(self) -> tuple[str, str]:
-        """What takes the same time whatever the seed."""
-        return self.published.parent.name, self.folder.parent.name
+    def started(self) -> bool:
+        return (self.folder / "last.pt").exists()
+
+    @property
+    def left(self) -> float:
+        """The share of the training that is to be done, by its last logged step: 1 without a checkpoint."""
+        iterations = int(self.config["trainer"]["iterations"])
+        return 1 - min(_last_step(self.folder / "metrics.jsonl") / iterations, 1) if self.started else 1.0
 
     def result(self) -> dict[str, Any] | None:
         """The finished result of this very configuration, published or in the run directory."""
@@ -88,12 +96,14 @@ def plan(
 ) -> list[Run]:
     """All runs of a table, the most telling first: seed by seed, and in each the rows of the section's `TELLING`.
 
-    dataset: another than the experiments' own, such as cub50.
+    table: "all" for every table: seed by seed, the first row of each, then the second of each ...
+    dataset: another than the experiments' own, such as cub50; with "all", only the tables whose images are of its kind.
     extra: overrides of circumstances (device=, threads=, data_dir=, output_dir=, wandb.mode=).
-    raises: UserError for an unknown table, trainer or an override that would change what is measured.
+    raises: UserError for an unknown table, trainer or data set, a data set that does not fit, or an override that would
+    change what is measured.
     """
-    if table not in TABLES:
-        raise UserError(f"There is no table {table!r}: choose {' or '.join(TABLES)}.")
+    if table not in (*TABLES, ALL):
+        raise UserError(f"There is no table {table!r}: choose {' or '.join(TABLES)}, or {ALL}.")
     trainers = sorted(path.stem for path in (ROOT / "configs" / "trainer").glob("*.yaml"))
     if trainer not in trainers:
         raise UserError(f"There is no trainer {trainer!r}: choose one of {', '.join(trainers)}.")
@@ -103,18 +113,41 @@ def plan(
     datasets = sorted(path.stem for path in (ROOT / "configs" / "dataset").glob("*.yaml"))
     if dataset is not None and dataset not in datasets:
         raise UserError(f"There is no dataset {dataset!r}: choose one of {', '.join(datasets)}.")
-    definition, telling = TABLES[table]
-    trainer = definition.trainers.get(trainer, trainer)
     elsewhere = [] if dataset is None else [f"dataset={dataset}"]
-    cells = [
-        [*definition.overrides(row, column), *elsewhere]
-        for row in telling
+    with composing() as make:
+        fitting = [name for name in TABLES if dataset is None or _fits(make, dataset, TABLES[name][0])]
+        chosen = fitting if table == ALL else [name for name in fitting if name == table]
+        if not chosen:
+            whose = "any table" if table == ALL else f"the table {table}"
+            raise UserError(f"--dataset {dataset} is not of the kind of images that {whose} is about.")
+        by_cell = [
+            (
+                place + LATER.get(name, 0) * (table == ALL),
+                _runs(make, [*cell, *elsewhere], named, seeds, results, extra),
+            )
+            for name in chosen
+            for named in [TABLES[name][0].trainers.get(trainer, trainer)]
+            for place, cell in _cells(*TABLES[name])
+        ]
+    by_cell.sort(key=lambda one: one[0])
+    planned = [runs[i] for i in range(len(seeds)) for _, runs in by_cell]
+    return list({run.published: run for run in planned}.values())
+
+
+def _cells(definition: Table, telling: Sequence[Row]) -> list[tuple[int, list[str]]]:
+    """What train.py is told to fill each cell, with the place of its row."""
+    return [
+        (place, definition.overrides(row, column))
+        for place, row in enumerate(telling)
         for column in definition.columns
         if not definition.paper or column in definition.paper.get(row, {})  # else the paper has no such cell
     ]
-    with composing() as make:
-        by_cell = [_runs(make, cell, trainer, seeds, results, extra) for cell in cells]
-    return [runs[i] for i in range(len(seeds)) for runs in by_cell]
+
+
+def _fits(make: Callable[[Sequence[str]], DictConfig], dataset: str, table: Table) -> bool:
+    """Whether a data set is of the kind of the table's own."""
+    theirs, ours = (make([f"dataset={name}"]).dataset._target_ for name in (dataset, table.dataset))
+    return bool(theirs == ours)
 
 
 def _runs(
@@ -162,14 +195,37 @@ def _publish_pictures(run: Run) -> None:
         shutil.copyfile(picture, figures / f"{run.published.stem}-{picture.name}")
 
 
-def estimate(run: Run, runs: Sequence[Run]) -> float | None:
-    """Seconds that a run takes on the evidence of finished runs of the same cell, its median. None without any.
+def estimate(run: Run, finished: Sequence[Finished], device: str) -> Estimate | None:
+    """The time that a run still takes, as `estimates.estimate` has it; what its own checkpoint has done is taken off.
 
-    What its own checkpoint has done already is not taken off.
+    finished: of any table.   device: that it will run on.
     """
-    held = (other.result() for other in runs if other.cell == run.cell)
-    seconds = [result["wall_seconds"] for result in held if result is not None]
-    return statistics.median(seconds) if seconds else None
+    whole = estimates.estimate(run.config, finished, device, [table for table, _ in TABLES.values()])
+    return whole and replace(whole, seconds=whole.seconds * run.left)
+
+
+def evidence(runs: Sequence[Run]) -> list[Finished]:
+    """Every finished run where these are published and where their run directories are, of whatever table."""
+    published = {run.published.parents[1] for run in runs}
+    folders = {run.folder.parents[2] for run in runs}
+    paths = [path for root in published for path in root.glob("*/*.json")]
+    paths += [path for root in folders for path in root.glob("*/*/seed_*/result.json")]
+    return estimates.finished_runs(paths)
+
+
+def _last_step(path: Path) -> int:
+    """The step of the last whole line of a metrics.jsonl, 0 without one."""
+    if not path.exists():
+        return 0
+    with open(path, "rb") as file:
+        file.seek(max(path.stat().st_size - 10_000, 0))  # of a long one
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):  # cut short
+            continue
+    return 0
 
 
 def parse_budget(text: str | None) -> float:
@@ -181,6 +237,13 @@ def parse_budget(text: str | None) -> float:
         raise UserError(f"--budget {text} is not a time: write 90s, 30m, 2h or 1h30m.")
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return hours * 3600.0 + minutes * 60.0 + seconds
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0,1,2" as numbers.   raises: UserError for anything else."""
+    if not all(seed.isdigit() for seed in text.split(",")):
+        raise UserError(f"--seeds {text} is not a list of seeds: write 0,1,2.")
+    return [int(seed) for seed in text.split(",")]
 
 
 def usual_jobs(extra: Sequence[str]) -> int:
@@ -202,19 +265,18 @@ def reproduce(
     goes on from its checkpoint. A run known to need more than is left gives way to a later one that fits.
     jobs: so many at a time, the processor's cores divided among them; what each prints goes to train.log in its run
     directory.   returns: labels of the runs `done` (before and now), `failed`, and `open`.
+    raises: UserError for fewer jobs than one.
     """
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs} is not valid: it is a whole number from 1.")
     outcome: dict[str, list[str]] = {"done": [], "failed": [], "open": []}
     publish([] if dry_run else runs)
     missing = [run for run in runs if run.result() is None]
     outcome["done"] = [run.label for run in runs if run not in missing]
     say(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {len(missing)} missing.")
+    device = estimates.device_of(runs[0].overrides if runs else (), _threads(jobs))
     if dry_run:
-        for run in missing:
-            seconds, state = (
-                estimate(run, runs),
-                "started" if (run.folder / "last.pt").exists() else "missing",
-            )
-            say(f"  {state}  {run.label}" + (f"  about {seconds / 60:.0f} min" if seconds else ""))
+        _list(missing, evidence(runs), device, jobs, say)
         outcome["open"] = [run.label for run in missing]
         return outcome
 
@@ -229,7 +291,10 @@ def reproduce(
                 left = end - time.monotonic()
                 if not waiting or left <= 0:
                     return
-                fits = [run for run in waiting if (estimate(run, runs) or 0) <= left]
+                known = evidence(runs) if left < float("inf") else []
+                fits = [
+                    run for run in waiting if not (e := estimate(run, known, device)) or e.seconds <= left
+                ]
                 run = (fits or waiting)[0]
                 waiting.remove(run)
                 say(f"\n{run.label}  ({len(runs) - len(waiting)} of {len(runs)})")
@@ -260,6 +325,21 @@ def reproduce(
     return outcome
 
 
+def _list(
+    missing: Sequence[Run], finished: Sequence[Finished], device: str, jobs: int, say: Callable[[str], None]
+) -> None:
+    """What is missing, how long each takes and by what this is known, and the sum."""
+    known = [estimate(run, finished, device) for run in missing]
+    for run, one in zip(missing, known, strict=True):
+        say(f"  {'started' if run.started else 'missing'}  {run.label}  {one or 'unknown'}")
+    if missing:
+        hours = sum(one.seconds for one in known if one) / 3600
+        at_once = f", {hours / jobs:.1f} h with {jobs} at a time" if jobs > 1 else ""
+        say(
+            f"In all {hours:.1f} h of runs on {device}{at_once}; unknown: {known.count(None)} of {len(missing)} runs."
+        )
+
+
 def _numbers(result: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value:.2f}" for key, value in result["metrics"].items())
 
@@ -278,7 +358,7 @@ def _train(run: Run, timeout: float, share: int = 1) -> int | None:
     log = None
     if share > 1:
         if not any(override.startswith("threads=") for override in run.overrides):
-            command.append(f"threads={max((os.cpu_count() or 1) // share, 1)}")
+            command.append(f"threads={_threads(share)}")
         run.folder.mkdir(parents=True, exist_ok=True)
         log = open(run.folder / LOG, "a")  # noqa: SIM115, closed below
     try:
@@ -297,6 +377,11 @@ def _train(run: Run, timeout: float, share: int = 1) -> int | None:
     finally:
         if log:
             log.close()
+
+
+def _threads(share: int) -> int | None:
+    """The threads of each of so many runs at a time; None, all of them, for one."""
+    return max((os.cpu_count() or 1) // share, 1) if share > 1 else None
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -1,7 +1,8 @@
-"""Fill a table: `python scripts/reproduce.py table1 --trainer fast --seeds 0,1,2 --budget 30m`.
+"""Fill a table, or all: `python scripts/reproduce.py table1 --trainer fast --seeds 0,1,2 --budget 30m`.
 
-Lists the table's missing cells, trains the most telling first, copies finished results into results/. Killed or out of
-time, it goes on when given again. Afterwards: `python scripts/make_tables.py`.
+Lists the missing cells, with --dry-run also how long each takes by what has been run; trains the most telling first,
+copies finished results into results/. Killed or out of time, it goes on when given again. Afterwards:
+`python scripts/make_tables.py`.
 """
 
 import argparse
@@ -9,19 +10,22 @@ import sys
 from pathlib import Path
 
 from experiments.engine.build import UserError
-from experiments.reproduce import ROOT, TABLES, parse_budget, plan, reproduce, usual_jobs
+from experiments.reproduce import ALL, ROOT, TABLES, parse_budget, parse_seeds, plan, reproduce, usual_jobs
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", choices=sorted(TABLES))
+    parser.add_argument("table", choices=[*sorted(TABLES), ALL])
     parser.add_argument(
         "overrides", nargs="*", help="circumstances for train.py, such as device=cuda wandb.mode=online"
     )
     parser.add_argument("--trainer", default="paper")
-    parser.add_argument("--dataset", help="another than the experiments' own, such as cub50")
+    parser.add_argument(
+        "--dataset",
+        help="another than the experiments' own, such as cub50; with all: only the tables that it fits",
+    )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--budget", help="90s, 30m, 2h, 1h30m; default: until all is done")
     parser.add_argument("--jobs", type=int, help="runs at a time (one a core; one on a GPU)")
@@ -29,20 +33,15 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="list what is missing, train nothing")
     args = parser.parse_intermixed_args()  # overrides may stand behind options
     try:
-        if not all(seed.isdigit() for seed in args.seeds.split(",")):
-            raise UserError(f"--seeds {args.seeds} is not a list of seeds: write 0,1,2.")
-        jobs = usual_jobs(args.overrides) if args.jobs is None else args.jobs
-        if jobs < 1:
-            raise UserError(f"--jobs {args.jobs} is not valid: it is a whole number from 1.")
-        seeds = [int(seed) for seed in args.seeds.split(",")]
         runs = plan(
             args.table,
             trainer=args.trainer,
-            seeds=seeds,
+            seeds=parse_seeds(args.seeds),
             results=args.results,
             extra=args.overrides,
             dataset=args.dataset,
         )
+        jobs = usual_jobs(args.overrides) if args.jobs is None else args.jobs
         outcome = reproduce(runs, budget=parse_budget(args.budget), dry_run=args.dry_run, jobs=jobs)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -39,16 +39,20 @@ class Compute:
 
     @property
     def name(self) -> str:
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
-        name = platform.processor() or platform.machine()
-        try:
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
-            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        except (OSError, StopIteration):
-            pass
-        threads = torch.get_num_threads()
-        return f"cpu: {name}, {threads} thread{'s' if threads > 1 else ''}"
+        return device_name(self.device, torch.get_num_threads())
+
+
+def device_name(device: torch.device, threads: int) -> str:
+    """What results call a device.   threads: of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"cpu: {name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def choose(device: str, precision: str, threads: int | None) -> Compute:

@@ -36,7 +36,8 @@ class Table:
         Unless given, rows are (model, transform) and columns are experiments.
     overrides: the way back, what `train.py` is told to fill (row, column).
     row_names, column_name: what the two parts of a row and a column's key are, for the heads of the CSV file.
-    trainers: a schedule's name -> that of its file in configs/trainer, where the section has one of its own.
+    trainers: a schedule's name -> that of its file in configs/trainer, where the section has one of its own or
+        the paper gives none.
     same_test_set: of a column, unless each row has one of its own.
     dataset: the only dataset beside which the paper's numbers are shown.
     """

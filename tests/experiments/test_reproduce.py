@@ -75,14 +75,82 @@ def test_finished_runs_are_published_one_file_each(tmp_path):
     assert runs[0].result() == result_of(runs[0])
 
 
-def test_estimates_come_from_the_same_cell_alone(tmp_path):
-    runs = plan(tmp_path, seeds=(0, 1, 2))
-    finish(runs[0], "outputs", wall_seconds=100.0)
-    finish(runs[4], "outputs", wall_seconds=300.0)
-    finish(runs[1], "outputs", wall_seconds=7.0)
-    assert reproduce.estimate(runs[8], runs) == 200.0
-    assert reproduce.estimate(runs[9], runs) == 7.0
-    assert reproduce.estimate(runs[10], runs) is None
+def test_all_is_every_table_seed_by_seed_and_row_by_row_no_run_twice(tmp_path):
+    runs = plan(tmp_path, "all", "paper", (0, 1))
+    assert [run.seed for run in runs] == [0] * (len(runs) // 2) + [1] * (len(runs) // 2)
+    first = [run.published.parent.name for run in runs if run.seed == 0]
+    assert first[:9] == ["mnist_r", "mnist_rts", "mnist_p", "mnist_e", "mnist_tc", "mnist_addition", "cub_cnn_224",
+                         "mnist_3d", "mnist_3d"]  # fmt: skip
+    labels = [run.label for run in runs]
+    assert len({*labels}) == len(runs) == 2 * (8 * 4 + 4 + 8 + 2 * 10 + 4 + 2 * 2)
+    crops = next(i for i, label in enumerate(labels) if label.startswith("colocalisation/"))
+    assert labels.index("mnist_p/cnn-paper-seed_0") < crops  # the network that describes crops
+    assert "-fast," in labels[crops]  # for which the paper gives no schedule
+
+
+def test_a_data_set_goes_with_the_tables_of_its_kind(tmp_path):
+    def tables(dataset, table="all"):
+        runs = reproduce.plan(
+            table, trainer="smoke", seeds=[0], results=tmp_path / "results", dataset=dataset
+        )
+        return {reproduce.estimates.place_of(run.config, [reproduce.TABLES[n][0] for n in reproduce.TABLES])[0].name
+                for run in runs}  # fmt: skip
+
+    assert tables("toy_birds") == {"birds"}
+    with pytest.raises(UserError, match="is not of the kind of images that the table tc is about"):
+        tables("cub50", "tc")
+    with pytest.raises(UserError, match="that any table is about"):
+        tables("own_images")
+
+
+def test_a_table_without_its_data_fails_with_its_sentence_and_the_rest_goes_on(tmp_path, monkeypatch):
+    said, real = [], reproduce._train
+    extra = [f"output_dir={tmp_path}/outputs", f"data_dir={tmp_path}", "device=cpu", "wandb.mode=disabled"]
+    birds = reproduce.plan("birds", trainer="paper", seeds=[0], results=tmp_path / "results", extra=extra)
+    digits = plan(tmp_path, seeds=(0,))
+
+    def train(run, timeout, share):
+        if run is birds[0]:
+            return real(run, timeout, share)
+        finish(run, "outputs")
+        return 0
+
+    monkeypatch.setattr(reproduce, "_train", train)
+    outcome = reproduce.reproduce(
+        [birds[0], *digits], budget=float("inf"), dry_run=False, jobs=2, say=said.append
+    )
+    assert outcome["failed"] == [birds[0].label] and len(outcome["done"]) == 4
+    (sentence,) = (line for line in said if line.startswith(f"{birds[0].label}: "))
+    assert "prepare_data.py cub" in sentence
+
+
+def test_what_its_own_checkpoint_has_done_is_taken_off(tmp_path):
+    runs = plan(tmp_path)
+    finish(runs[0], "outputs", wall_seconds=100.0, device="here")
+    known = reproduce.evidence(runs)
+    assert reproduce.estimate(runs[4], known, "here").seconds == pytest.approx(100.0)
+    runs[4].folder.mkdir(parents=True)
+    lines = [json.dumps({"step": step}) for step in (50, 300)]  # of 1,200
+    (runs[4].folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3']))
+    assert runs[4].left == 1  # without a checkpoint it begins anew
+    (runs[4].folder / "last.pt").touch()
+    assert reproduce.estimate(runs[4], known, "here").seconds == pytest.approx(75.0)
+
+
+def test_a_dry_run_says_how_long_how_known_and_the_sum(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce.estimates, "device_of", lambda *_: "here")
+    runs = plan(tmp_path, seeds=(0, 1))
+    finish(runs[0], "results", wall_seconds=7200.0, device="here")
+    finish(runs[3], "outputs", wall_seconds=1200.0, device="there")
+    said = []
+    reproduce.reproduce(runs, budget=0, dry_run=True, jobs=2, say=said.append)
+    assert said[3:] == [
+        f"  missing  {runs[4].label}  about 2.0 h",
+        f"  missing  {runs[5].label}  unknown",
+        f"  missing  {runs[6].label}  unknown",
+        f"  missing  {runs[7].label}  about 20 min (on there)",
+        "In all 2.3 h of runs on here, 1.2 h with 2 at a time; unknown: 4 of 6 runs.",
+    ]
 
 
 def test_a_budget_runs_what_fits_and_says_what_is_left(tmp_path, monkeypatch):
@@ -187,6 +255,7 @@ def test_bad_budgets(text):
         (["tc", "optimizer.lr=1"], "would change what a cell measures"),
         (["tc", "--budget", "soon"], "is not a time"),
         (["tc", "--jobs", "0"], "is a whole number from 1"),
+        (["tc", "--dataset", "toy_birds"], "is not of the kind of images"),
     ],
 )
 def test_the_scripts_errors_are_one_sentence(arguments, message):

@@ -1,0 +1,126 @@
+"""How long a run takes: which finished runs say so, the nearest first, and what is said of them."""
+
+import json
+
+import pytest
+
+from experiments import estimates, reproduce
+from experiments.engine import rundir
+from experiments.engine.configuration import configuration
+from experiments.estimates import Finished
+
+TABLES = [table for table, _ in reproduce.TABLES.values()]
+HERE = "cpu: A, 1 thread"
+
+
+def made(*overrides):
+    return rundir.identity(configuration(overrides))
+
+
+def finished(*overrides, seconds, device=HERE):
+    return Finished(made(*overrides), seconds, device)
+
+
+def test_the_nearest_runs_say_it_and_are_named():
+    ours = made("experiment=mnist_rts", "model=st_fcn", "seed=3")  # paper: 150,000 x 256
+    column = finished("experiment=mnist_p", "model=st_fcn", "trainer=fast", seconds=10.0)
+    transform = finished(
+        "experiment=mnist_rts", "model=st_fcn", "transform=tps", "trainer=fast", seconds=20.0
+    )
+    schedule = finished("experiment=mnist_rts", "model=st_fcn", "trainer=fast", seconds=40.0)
+    cell = [finished("experiment=mnist_rts", "model=st_fcn", seconds=s) for s in (900.0, 1100.0)]
+    nothing = [
+        finished("experiment=mnist_rts", "model=st_cnn", seconds=1.0),
+        finished("experiment=mnist_tc", "model=st_fcn", seconds=1.0),  # of another table
+    ]
+
+    def say(*runs):
+        found = estimates.estimate(ours, [*nothing, *runs], HERE, TABLES)
+        return found and (round(found.seconds), str(found))
+
+    assert say() is None
+    assert say(column) == (300, "~5 min (from ST-FCN affine on P in fast)")  # 30 times the images
+    assert say(column, transform) == (600, "~10 min (from ST-FCN TPS in fast)")
+    assert say(column, transform, schedule) == (1200, "about 20 min (from fast)")
+    assert say(column, transform, schedule, *cell) == (1000, "about 17 min")
+
+
+def test_among_columns_the_one_of_most_similar_images_and_the_same_transform():
+    ours = made("experiment=mnist_p", "model=st_fcn", "trainer=fast")
+    larger = finished("experiment=mnist_rts", "model=st_fcn", "trainer=fast", seconds=900.0)
+    other = finished("experiment=mnist_r", "model=st_fcn", "transform=tps", "trainer=fast", seconds=60.0)
+    same = [finished(f"experiment=mnist_{e}", "model=st_fcn", "trainer=fast", seconds=s)
+            for e, s in (("r", 60.0), ("e", 180.0))]  # fmt: skip
+    found = estimates.estimate(ours, [larger, other], HERE, TABLES)
+    assert str(found) == "~1 min (from ST-FCN TPS on R)"
+    found = estimates.estimate(ours, [larger, other, *same], HERE, TABLES)
+    assert str(found) == "~2 min (from ST-FCN affine on R, E)"  # their median
+
+
+def test_another_size_of_volume_or_backbone_is_not_the_same_run():
+    small = finished("experiment=mnist_3d", "dataset.distort.canvas=32", seconds=600.0)
+    assert str(estimates.estimate(made("experiment=mnist_3d"), [small], HERE, TABLES)) == (
+        "~10 min (from ST-CNN 3-D affine on 32 voxels a side)"
+    )
+    light = finished("experiment=cub_2st_224", "dataset=cub50", seconds=600.0)
+    assert estimates.estimate(made("experiment=cub_2st_224"), [light], HERE, TABLES) is None
+    trained = finished("experiment=cub_2st_224", "backbone.weights=none", seconds=600.0)
+    found = estimates.estimate(made("experiment=cub_2st_224"), [trained], HERE, TABLES)
+    assert found.seconds == pytest.approx(600.0) and found.near
+
+
+def test_a_digit_is_as_good_as_another():
+    runs = [finished("experiment=colocalisation", "images=t", f"dataset.digit={d}", seconds=60.0 + d)
+            for d in range(5)]  # fmt: skip
+    ours = made("experiment=colocalisation", "images=t", "dataset.digit=7")
+    assert str(estimates.estimate(ours, runs, HERE, TABLES)) == (
+        "about 1 min (from T, translated on 0, 1, 2 and 2 more)"
+    )
+
+
+def test_other_devices_count_only_where_there_is_none_and_are_named():
+    ours = made("experiment=mnist_r", "model=fcn", "trainer=fast")
+    there = finished(
+        "experiment=mnist_r", "model=fcn", "trainer=fast", seconds=60.0, device="cpu: A, 2 threads"
+    )
+    assert str(estimates.estimate(ours, [there], HERE, TABLES)) == "about 1 min (on cpu: A, 2 threads)"
+    here = finished("experiment=mnist_p", "model=fcn", "trainer=fast", seconds=240.0)
+    assert str(estimates.estimate(ours, [there, here], HERE, TABLES)) == "~4 min (from FCN on P)"
+
+
+def test_files_that_hold_no_result_say_nothing(tmp_path):
+    held = {"config": made("experiment=mnist_r"), "wall_seconds": 3.0, "device": HERE}
+    texts = [
+        json.dumps(held),
+        "{",
+        "[]",
+        json.dumps(held | {"config": {}}),
+        json.dumps(held | {"wall_seconds": 0}),
+    ]
+    paths = [tmp_path / f"{i}.json" for i in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    (run,) = estimates.finished_runs([*paths, *paths, tmp_path / "none.json"])
+    assert (run.seconds, run.device) == (3.0, HERE)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "threads", "cuda", "name"),
+    [
+        ((), 1, False, ("cpu", 1)),
+        (("threads=3",), 1, False, ("cpu", 3)),
+        (("threads=null", "device=cpu"), 1, True, ("cpu", 1)),
+        (("device=auto",), 1, True, ("cuda", 1)),
+    ],
+)
+def test_the_device_is_that_of_the_run(monkeypatch, overrides, threads, cuda, name):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr(estimates, "device_name", lambda device, threads: (device.type, threads))
+    assert estimates.device_of(overrides, threads) == name
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "1 min"), (2700, "45 min"), (5400, "1.5 h"), (11160, "3.1 h")]
+)
+def test_durations(seconds, text):
+    assert estimates.duration(seconds) == text
