@@ -7,10 +7,12 @@ Everything is kept in two places only: run directories (resumable, `outputs/`) a
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +43,7 @@ TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
 ALL = "all"  # of them
 # Rows by which a table comes later in `all`: crops are described by Table 1's CNN, which is then trained already.
 LATER = {"colocalisation": 1}
+LAUNCHERS_OWN = "hydra.launcher."  # overrides that start so
 LOG = "train.log"
 _running: set["subprocess.Popen[bytes]"] = set()
 GRACE = 20.0  # seconds that a stopped training has to end by itself
@@ -107,6 +110,7 @@ def plan(
     trainers = sorted(path.stem for path in (ROOT / "configs" / "trainer").glob("*.yaml"))
     if trainer not in trainers:
         raise UserError(f"There is no trainer {trainer!r}: choose one of {', '.join(trainers)}.")
+    extra = [override for override in extra if not override.startswith(LAUNCHERS_OWN)]
     for override in extra:
         if override.split("=")[0].split(".")[0] not in rundir.CIRCUMSTANCES:
             raise UserError(f"{override} would change what a cell measures; use train.py for that.")
@@ -257,16 +261,34 @@ def usual_jobs(extra: Sequence[str]) -> int:
 
 
 def reproduce(
-    runs: Sequence[Run], *, budget: float, dry_run: bool, jobs: int = 1, say: Callable[[str], None] = print
+    runs: Sequence[Run],
+    *,
+    budget: float = float("inf"),
+    dry_run: bool = False,
+    jobs: int | None = None,
+    launcher: str | None = None,
+    told: Sequence[str] = (),
+    say: Callable[[str], None] = print,
 ) -> dict[str, list[str]]:
     """Trains the missing runs in order, until none is missing or the budget (seconds) is spent.
 
     A run that would not end within the budget is started all the same: it is stopped in time, and the same command
     goes on from its checkpoint. A run known to need more than is left gives way to a later one that fits.
     jobs: so many at a time, the processor's cores divided among them; what each prints goes to train.log in its run
-    directory.   returns: labels of the runs `done` (before and now), `failed`, and `open`.
-    raises: UserError for fewer jobs than one.
+    directory. None: as many as `usual_jobs` says.
+    launcher: a file of configs/launcher, which gets all of them at once instead.
+    told: the command line's overrides, some of which may be the launcher's.
+    returns: labels of the runs `done` (before and now), `failed`, and `open`.
+    raises: UserError for fewer jobs than one, or what does not go together.
     """
+    settings = [one for one in told if one.startswith(LAUNCHERS_OWN)]
+    if launcher and (jobs is not None or budget < float("inf")):
+        raise UserError("--budget and --jobs are for runs on this machine: leave them out with --launcher.")
+    if settings and not launcher:
+        raise UserError(f"{settings[0]} is a launcher's: give --launcher too.")
+    if launcher and not dry_run:
+        return fan_out(runs, launcher, settings, say)
+    jobs = usual_jobs(told) if jobs is None else jobs
     if jobs < 1:
         raise UserError(f"--jobs {jobs} is not valid: it is a whole number from 1.")
     outcome: dict[str, list[str]] = {"done": [], "failed": [], "open": []}
@@ -322,6 +344,34 @@ def reproduce(
         say(f"  failed  {label}")
     if outcome["open"]:
         say("The same command goes on where this one stopped.")
+    return outcome
+
+
+def fan_out(
+    runs: Sequence[Run], launcher: str, settings: Sequence[str] = (), say: Callable[[str], None] = print
+) -> dict[str, list[str]]:
+    """Hands the missing runs to one of Hydra's launchers, as one sweep, waits for them and publishes what is finished.
+
+    launcher: a file of configs/launcher.   settings: of it, such as hydra.launcher.partition=gpu.
+    returns: as `reproduce`.   raises: UserError for an unknown launcher.
+    """
+    known = sorted(path.stem for path in (ROOT / "configs" / "launcher").glob("*.yaml"))
+    if launcher not in known:
+        raise UserError(f"There is no launcher {launcher!r}: choose one of {', '.join(known)}.")
+    publish(runs)
+    missing = [run for run in runs if run.result() is None]
+    say(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {len(missing)} missing.")
+    if missing:
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+            file.write("".join(f"{shlex.join(run.overrides)}\n" for run in missing))
+            file.flush()
+            command = [sys.executable, "train.py", "-m", f"hydra.sweeper.file={file.name}"]
+            subprocess.run([*command, f"launcher={launcher}", *settings], cwd=ROOT, check=False)
+    publish(missing)
+    outcome: dict[str, list[str]] = {"done": [], "failed": [], "open": []}
+    for run in runs:
+        failed = rundir.failure(run.folder)
+        outcome["done" if run.result() is not None else "failed" if failed else "open"].append(run.label)
     return outcome
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from experiments.engine.build import UserError
-from experiments.reproduce import ALL, ROOT, TABLES, parse_budget, parse_seeds, plan, reproduce, usual_jobs
+from experiments.reproduce import ALL, ROOT, TABLES, parse_budget, parse_seeds, plan, reproduce
 
 
 def main() -> int:
@@ -22,27 +22,26 @@ def main() -> int:
         "overrides", nargs="*", help="circumstances for train.py, such as device=cuda wandb.mode=online"
     )
     parser.add_argument("--trainer", default="paper")
-    parser.add_argument(
-        "--dataset",
-        help="another than the experiments' own, such as cub50; with all: only the tables that it fits",
-    )
+    parser.add_argument("--dataset", help="such as cub50; with all: only the tables that it fits")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--budget", help="90s, 30m, 2h, 1h30m; default: until all is done")
     parser.add_argument("--jobs", type=int, help="runs at a time (one a core; one on a GPU)")
+    parser.add_argument("--launcher", help="local or slurm (with hydra.launcher.partition=...): one sweep")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--dry-run", action="store_true", help="list what is missing, train nothing")
     args = parser.parse_intermixed_args()  # overrides may stand behind options
     try:
+        seeds, budget = parse_seeds(args.seeds), parse_budget(args.budget)
         runs = plan(
             args.table,
             trainer=args.trainer,
-            seeds=parse_seeds(args.seeds),
+            seeds=seeds,
             results=args.results,
             extra=args.overrides,
             dataset=args.dataset,
         )
-        jobs = usual_jobs(args.overrides) if args.jobs is None else args.jobs
-        outcome = reproduce(runs, budget=parse_budget(args.budget), dry_run=args.dry_run, jobs=jobs)
+        how = {"budget": budget, "jobs": args.jobs, "launcher": args.launcher, "told": args.overrides}
+        outcome = reproduce(runs, dry_run=args.dry_run, **how)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

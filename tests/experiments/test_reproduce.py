@@ -1,6 +1,7 @@
 """The reproduction script: what is missing, in which order, published once, stopped and continued."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -303,3 +304,44 @@ def test_what_a_cell_trains_stands_in_that_cell(name, tmp_path):
                 config=rundir.identity(cfg),
             )
             assert table.place(result) == (row, column)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"launcher": "cloud"}, "There is no launcher 'cloud': choose one of local"),
+        ({"launcher": "local", "jobs": 2}, "leave them out with --launcher"),
+        ({"launcher": "local", "budget": 60.0}, "leave them out with --launcher"),
+        ({"told": ["hydra.launcher.partition=gpu"]}, "hydra.launcher.partition=gpu is a launcher's"),
+        ({"jobs": 0}, "whole number from 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, how, message):
+    with pytest.raises(UserError, match=message):
+        reproduce.reproduce(plan(tmp_path), **how)
+
+
+def test_a_launcher_gets_the_missing_runs_as_one_sweep(tmp_path, monkeypatch):
+    runs = plan(tmp_path)[:4]
+    finish(runs[0], "outputs")
+    commands, listed = [], []
+
+    def sweep(command, **_):
+        commands.append(command)
+        listed.extend(Path(command[3].removeprefix("hydra.sweeper.file=")).read_text().splitlines())
+        finish(runs[1], "outputs")
+        runs[2].folder.mkdir(parents=True)
+        (runs[2].folder / rundir.FAILURE).write_text("too large\n")
+
+    monkeypatch.setattr(reproduce.subprocess, "run", sweep)
+    settings = ["hydra.launcher.partition=gpu", "device=cpu"]
+    outcome = reproduce.reproduce(runs, launcher="local", told=settings, say=lambda text: None)
+    assert outcome == {
+        "done": [runs[0].label, runs[1].label],
+        "failed": [runs[2].label],
+        "open": [runs[3].label],
+    }
+    assert commands[0][1:3] == ["train.py", "-m"]
+    assert commands[0][4:] == ["launcher=local", "hydra.launcher.partition=gpu"]
+    assert [tuple(shlex.split(line)) for line in listed] == [run.overrides for run in runs[1:]]
+    assert runs[1].published.exists()
