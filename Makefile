@@ -4,16 +4,19 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint tables bench clean
+.PHONY: help setup demo test test-slurm lint tables bench clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(STAMP)  ## train an ST-CNN for a minute on digits that come with scikit-learn
 	$(PY) train.py experiment=mnist_rts dataset=digits trainer=smoke
 
 test: lint  ## lint, then run the tests on two cores
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal
+
+test-slurm: $(STAMP)  ## sweeps on a Slurm of one node, preempted; root on a throw-away Debian, nothing elsewhere
+	OMP_NUM_THREADS=1 PYTHON=$(PY) scripts/slurm_cluster.sh $(PY) -m pytest -q tests/slurm
 
 lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m ruff check .

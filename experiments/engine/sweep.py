@@ -1,9 +1,11 @@
 """Many runs: which are still to do, each in a process of its own, and what became of every one."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LOG = "train.log"  # in the run directory: what a run says that does not have the terminal to itself
 GRACE = 20.0  # seconds that a stopped training has to end by itself
 BUSY = os.EX_TEMPFAIL  # train.py's exit status where another process trains the same run
+# Before Slurm ends a job it signals every process in it, the training too.
+WARNINGS = (signal.SIGTERM, signal.SIGUSR2)
+PATIENCE = 60.0  # seconds until a job that Slurm is ending has ended: more than its usual KillWait, 30
 SWEEPS_OWN = ("sweep", "launcher")  # keys of a command line that say how many runs, not which
 
 
@@ -180,23 +185,45 @@ def train_apart(
     timeout: seconds, after which it is stopped.
     returns: its exit status, negative for a signal; None where the time was up.
     """
-    command = [sys.executable, str(ROOT / "train.py"), *overrides]
+    inside = shlex.split(os.environ.get("STN_INSIDE", ""))  # such as `apptainer exec --nv stn.sif`
+    command = [*inside, "python" if inside else sys.executable, str(ROOT / "train.py"), *overrides]
+    # Under Slurm, this process answers the warnings (submitit requeues the job); the training goes on until then.
+    warned = _ignore_warnings if _under_slurm() else None
     if log is None:
-        return _wait(subprocess.Popen(command), timeout)
+        return _wait(subprocess.Popen(command, preexec_fn=warned), timeout)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
-        return _wait(subprocess.Popen(command, stdout=file, stderr=file), timeout)
+        return _wait(subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=warned), timeout)
+
+
+def _under_slurm() -> bool:
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
+def _ignore_warnings() -> None:
+    for number in WARNINGS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _wait(process: "subprocess.Popen[bytes]", timeout: float | None) -> int | None:
     try:
-        return process.wait(timeout)
+        status = process.wait(timeout)
     except subprocess.TimeoutExpired:
         stop(process)
         return None
-    except BaseException:
+    except subprocess.CalledProcessError:
+        # From submitit's answer to a warning: `scontrol requeue` is refused where Slurm has requeued the job by itself.
+        # To return now would be to call a run failed that is about to go on.
+        stop(process)
+        time.sleep(PATIENCE)
+        raise
+    except BaseException:  # SystemExit, where submitit has requeued the job
         stop(process)
         raise
+    killed = status < 0 or status > 128  # above 128: what a program around it tells
+    if killed and _under_slurm():  # by Slurm, most often, which is about to end the job
+        time.sleep(PATIENCE)
+    return status
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
