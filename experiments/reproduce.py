@@ -5,13 +5,9 @@ Everything is kept in two places only: run directories (resumable, `outputs/`) a
 """
 
 import json
-import os
 import re
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,13 +19,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments import birds, colocalisation, distorted_mnist, mnist_3d, mnist_addition
-from experiments.engine import rundir
+from experiments.engine import process, rundir
 from experiments.engine.build import UserError
 from experiments.engine.checkpoint import write_json
 from experiments.engine.configuration import composing
+from experiments.engine.process import LOG, ROOT
 from experiments.report import Row, Table
 
-ROOT = Path(__file__).resolve().parents[1]
 TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
     "table1": (distorted_mnist.TABLE1, distorted_mnist.TELLING),
     "tc": (distorted_mnist.TC, distorted_mnist.TELLING),
@@ -38,9 +34,6 @@ TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
     "birds": (birds.BIRDS, birds.TELLING),
     "3d": (mnist_3d.SOLIDS, mnist_3d.TELLING),
 }
-LOG = "train.log"
-_running: set["subprocess.Popen[bytes]"] = set()
-GRACE = 20.0  # seconds that a stopped training has to end by itself
 
 
 @dataclass(frozen=True)
@@ -183,16 +176,6 @@ def parse_budget(text: str | None) -> float:
     return hours * 3600.0 + minutes * 60.0 + seconds
 
 
-def usual_jobs(extra: Sequence[str]) -> int:
-    """How many runs at a time finish most an hour: one a core, of one thread each, on a CPU (the benchmark's suite
-    seeds measures it); one after the other on a GPU.   extra: overrides, of which device= matters.
-    """
-    import torch
-
-    on_gpu = torch.cuda.is_available() and "device=cpu" not in extra
-    return 1 if on_gpu else os.cpu_count() or 1
-
-
 def reproduce(
     runs: Sequence[Run], *, budget: float, dry_run: bool, jobs: int = 1, say: Callable[[str], None] = print
 ) -> dict[str, list[str]]:
@@ -240,7 +223,7 @@ def reproduce(
                 kind = "done" if result is not None else "open" if status is None else "failed"
                 outcome[kind].append(run.label)
                 if jobs > 1:
-                    say(f"{run.label}: {_numbers(result) if result else _last_line(run.folder / LOG)}")
+                    say(f"{run.label}: {_numbers(result) if result else process.last_line(run.folder / LOG)}")
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -248,8 +231,7 @@ def reproduce(
                 worker.result()
         except BaseException:  # Ctrl-C, above all: the trainings are told too, and keep their checkpoints
             ended.set()
-            for process in list(_running):
-                _stop(process)
+            process.stop_all()
             raise
     outcome["open"] += [run.label for run in waiting]
     say(f"\n{len(outcome['done'])} finished, {len(outcome['open'])} open, {len(outcome['failed'])} failed.")
@@ -264,46 +246,7 @@ def _numbers(result: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value:.2f}" for key, value in result["metrics"].items())
 
 
-def _last_line(path: Path) -> str:
-    lines = path.read_text().splitlines() if path.exists() else []
-    return lines[-1] if lines else "stopped"
-
-
 def _train(run: Run, timeout: float, share: int = 1) -> int | None:
-    """train.py in a process of its own. returns: its exit status, None if it was stopped because the time was up.
-
-    share: how many runs share the processor; above 1, each has its part of the cores and prints into a file.
-    """
-    command = [sys.executable, str(ROOT / "train.py"), *run.overrides]
-    log = None
-    if share > 1:
-        if not any(override.startswith("threads=") for override in run.overrides):
-            command.append(f"threads={max((os.cpu_count() or 1) // share, 1)}")
-        run.folder.mkdir(parents=True, exist_ok=True)
-        log = open(run.folder / LOG, "a")  # noqa: SIM115, closed below
-    try:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        _running.add(process)
-        try:
-            return process.wait(None if timeout == float("inf") else timeout)
-        except subprocess.TimeoutExpired:
-            _stop(process)
-            return None
-        except BaseException:
-            _stop(process)
-            raise
-        finally:
-            _running.discard(process)
-    finally:
-        if log:
-            log.close()
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        os.kill(process.pid, signal.SIGINT)
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    """As `process.train`; a run that shares the processor with others prints into a file."""
+    log = run.folder / LOG if share > 1 else None
+    return process.train(run.overrides, timeout=timeout, share=share, log=log)

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from experiments.engine.build import UserError
-from experiments.reproduce import ROOT, TABLES, parse_budget, plan, reproduce, usual_jobs
+from experiments.engine.process import ROOT, usual_jobs
+from experiments.reproduce import TABLES, parse_budget, plan, reproduce
 
 
 def main() -> int:

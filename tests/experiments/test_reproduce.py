@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import reproduce
-from experiments.engine import rundir
+from experiments.engine import process, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 
@@ -134,8 +134,8 @@ def test_several_at_a_time_each_once_and_what_each_ended_with_is_said(tmp_path, 
 )
 def test_one_run_a_core_but_one_alone_on_a_gpu(monkeypatch, cuda, extra, jobs):
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
-    monkeypatch.setattr(reproduce.os, "cpu_count", lambda: 6)
-    assert reproduce.usual_jobs(extra) == jobs
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert process.usual_jobs(extra) == jobs
 
 
 def test_a_share_of_the_cores_and_a_log_of_its_own(tmp_path, monkeypatch):
@@ -154,7 +154,7 @@ def test_a_share_of_the_cores_and_a_log_of_its_own(tmp_path, monkeypatch):
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", Process)
-    monkeypatch.setattr(reproduce.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert reproduce._train(run, 60.0, 4) == 0 and reproduce._train(run, 60.0) == 0
     assert "threads=2" in commands[0] and not any(part.startswith("threads=") for part in commands[1])
     assert (run.folder / "train.log").read_text() == "trained\n"
