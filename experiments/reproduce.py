@@ -24,7 +24,7 @@ from experiments.engine.build import UserError
 from experiments.engine.checkpoint import write_json
 from experiments.engine.configuration import composing
 from experiments.engine.process import LOG, ROOT
-from experiments.report import Row, Table
+from experiments.report import Row, Table, details
 
 TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
     "table1": (distorted_mnist.TABLE1, distorted_mnist.TELLING),
@@ -131,7 +131,8 @@ def _runs(
 
 
 def publish(runs: Sequence[Run]) -> list[Path]:
-    """Copies finished results from run directories to results/runs/, and the first seed's pictures to results/figures/.
+    """Copies finished results from run directories to results/runs/, their predictions and learning curves to
+    results/details/, and the first seed's pictures to results/figures/.
 
     returns: the result files that are new or changed.
     """
@@ -139,12 +140,17 @@ def publish(runs: Sequence[Run]) -> list[Path]:
     for run in runs:
         result = run.result()
         path = run.published
-        if result is not None and (not path.exists() or json.loads(path.read_text()) != result):
+        new = result is not None and (not path.exists() or json.loads(path.read_text()) != result)
+        if new:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, result)
             written.append(path)
             if run.seed == 0:
                 _publish_pictures(run)
+        if result is not None and (new or not details.details_path(path).exists()):
+            own = run.folder / "result.json"
+            if own.exists() and json.loads(own.read_text()) == result:
+                details.keep(run.folder, path)
     return written
 
 

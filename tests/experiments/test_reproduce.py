@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from experiments import reproduce
 from experiments.engine import process, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
+from experiments.report import details
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,6 +75,23 @@ def test_finished_runs_are_published_one_file_each(tmp_path):
     assert reproduce.publish(runs) == []
     shutil.rmtree(tmp_path / "outputs")
     assert runs[0].result() == result_of(runs[0])
+
+
+def test_predictions_and_curves_are_published_too_also_later(tmp_path):
+    run = plan(tmp_path)[0]
+    finish(run, "outputs")
+    reproduce.publish([run])
+    file = tmp_path / "results" / "details" / "mnist_tc" / f"{run.published.stem}.npz"
+    file.unlink()
+    torch.save(torch.tensor([1, 2, 3], dtype=torch.uint8), run.folder / "predictions.pt")
+    (run.folder / "metrics.jsonl").write_text('{"step": 2, "train/error": 50.0}\n')
+    assert reproduce.publish([run]) == [] and file.exists()
+    assert details.predictions(run.published).tolist() == [1, 2, 3]
+    assert details.curves(run.published) == {"train/error": {2: 50.0}}
+    file.unlink()
+    finish(run, "outputs", metrics={"test_error": 2.0})  # another's predictions are not this result's
+    reproduce.publish([run])
+    assert not file.exists()
 
 
 def test_estimates_come_from_the_same_cell_alone(tmp_path):
