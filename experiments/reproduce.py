@@ -5,11 +5,9 @@ Everything is kept in two places only: run directories (resumable, `outputs/`) a
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,14 +22,15 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments import birds, colocalisation, distorted_mnist, estimates, mnist_3d, mnist_addition
-from experiments.engine import rundir
+from experiments.engine import process, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import composing
 from experiments.engine.files import write_json
+from experiments.engine.process import LOG, ROOT, threads_of, told_device, usual_jobs
+from experiments.engine.sweep import numbers
 from experiments.estimates import Estimate, Finished
-from experiments.report import Row, Table
+from experiments.report import Row, Table, details
 
-ROOT = Path(__file__).resolve().parents[1]
 TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
     "table1": (distorted_mnist.TABLE1, distorted_mnist.TELLING),
     "tc": (distorted_mnist.TC, distorted_mnist.TELLING),
@@ -44,9 +43,6 @@ ALL = "all"  # of them
 # Rows by which a table comes later in `all`: crops are described by Table 1's CNN, which is then trained already.
 LATER = {"colocalisation": 1}
 LAUNCHERS_OWN = "hydra.launcher."  # overrides that start so
-LOG = "train.log"
-_running: set["subprocess.Popen[bytes]"] = set()
-GRACE = 20.0  # seconds that a stopped training has to end by itself
 
 
 @dataclass(frozen=True)
@@ -75,17 +71,10 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """The finished result of this very configuration, published or in the run directory."""
-        for path in (self.published, self.folder / "result.json"):
-            if path.exists():
-                try:
-                    held = json.loads(path.read_text())
-                except ValueError as error:
-                    raise UserError(
-                        f"{path} cannot be read ({error}): delete it to run this cell anew."
-                    ) from error
-                if rundir.decisive(held.get("config", {})) == self.config:
-                    return held
-        return None
+        held = (
+            rundir.held_result(path, self.config) for path in (self.published, self.folder / "result.json")
+        )
+        return next((result for result in held if result is not None), None)
 
 
 def plan(
@@ -175,7 +164,8 @@ def _runs(
 
 
 def publish(runs: Sequence[Run]) -> list[Path]:
-    """Copies finished results from run directories to results/runs/, and the first seed's pictures to results/figures/.
+    """Copies finished results from run directories to results/runs/, their predictions and learning curves to
+    results/details/, and the first seed's pictures to results/figures/.
 
     returns: the result files that are new or changed.
     """
@@ -183,12 +173,17 @@ def publish(runs: Sequence[Run]) -> list[Path]:
     for run in runs:
         result = run.result()
         path = run.published
-        if result is not None and (not path.exists() or json.loads(path.read_text()) != result):
+        new = result is not None and (not path.exists() or json.loads(path.read_text()) != result)
+        if new:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, result)
             written.append(path)
             if run.seed == 0:
                 _publish_pictures(run)
+        if result is not None and (new or not details.details_path(path).exists()):
+            own = run.folder / "result.json"
+            if own.exists() and json.loads(own.read_text()) == result:
+                details.keep(run.folder, path)
     return written
 
 
@@ -250,16 +245,6 @@ def parse_seeds(text: str) -> list[int]:
     return [int(seed) for seed in text.split(",")]
 
 
-def usual_jobs(extra: Sequence[str]) -> int:
-    """How many runs at a time finish most an hour: one a core, of one thread each, on a CPU (the benchmark's suite
-    seeds measures it); one after the other on a GPU.   extra: overrides, of which device= matters.
-    """
-    import torch
-
-    on_gpu = torch.cuda.is_available() and "device=cpu" not in extra
-    return 1 if on_gpu else os.cpu_count() or 1
-
-
 def reproduce(
     runs: Sequence[Run],
     *,
@@ -288,7 +273,7 @@ def reproduce(
         raise UserError(f"{settings[0]} is a launcher's: give --launcher too.")
     if launcher and not dry_run:
         return fan_out(runs, launcher, settings, say)
-    jobs = usual_jobs(told) if jobs is None else jobs
+    jobs = usual_jobs(told_device(told)) if jobs is None else jobs
     if jobs < 1:
         raise UserError(f"--jobs {jobs} is not valid: it is a whole number from 1.")
     outcome: dict[str, list[str]] = {"done": [], "failed": [], "open": []}
@@ -296,7 +281,7 @@ def reproduce(
     missing = [run for run in runs if run.result() is None]
     outcome["done"] = [run.label for run in runs if run not in missing]
     say(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {len(missing)} missing.")
-    device = estimates.device_of(runs[0].overrides if runs else (), _threads(jobs))
+    device = estimates.device_of(runs[0].overrides if runs else (), threads_of(jobs) if jobs > 1 else None)
     if dry_run:
         _list(missing, evidence(runs), device, jobs, say)
         outcome["open"] = [run.label for run in missing]
@@ -327,7 +312,8 @@ def reproduce(
                 kind = "done" if result is not None else "open" if status is None else "failed"
                 outcome[kind].append(run.label)
                 if jobs > 1:
-                    say(f"{run.label}: {_numbers(result) if result else _last_line(run.folder / LOG)}")
+                    why = rundir.failure(run.folder) or process.last_line(run.folder / LOG)
+                    say(f"{run.label}: {numbers(result['metrics']) if result else why}")
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -335,8 +321,7 @@ def reproduce(
                 worker.result()
         except BaseException:  # Ctrl-C, above all: the trainings are told too, and keep their checkpoints
             ended.set()
-            for process in list(_running):
-                _stop(process)
+            process.stop_all()
             raise
     outcome["open"] += [run.label for run in waiting]
     say(f"\n{len(outcome['done'])} finished, {len(outcome['open'])} open, {len(outcome['failed'])} failed.")
@@ -390,55 +375,7 @@ def _list(
         )
 
 
-def _numbers(result: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value:.2f}" for key, value in result["metrics"].items())
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text().splitlines() if path.exists() else []
-    return lines[-1] if lines else "stopped"
-
-
 def _train(run: Run, timeout: float, share: int = 1) -> int | None:
-    """train.py in a process of its own. returns: its exit status, None if it was stopped because the time was up.
-
-    share: how many runs share the processor; above 1, each has its part of the cores and prints into a file.
-    """
-    command = [sys.executable, str(ROOT / "train.py"), *run.overrides]
-    log = None
-    if share > 1:
-        if not any(override.startswith("threads=") for override in run.overrides):
-            command.append(f"threads={_threads(share)}")
-        run.folder.mkdir(parents=True, exist_ok=True)
-        log = open(run.folder / LOG, "a")  # noqa: SIM115, closed below
-    try:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        _running.add(process)
-        try:
-            return process.wait(None if timeout == float("inf") else timeout)
-        except subprocess.TimeoutExpired:
-            _stop(process)
-            return None
-        except BaseException:
-            _stop(process)
-            raise
-        finally:
-            _running.discard(process)
-    finally:
-        if log:
-            log.close()
-
-
-def _threads(share: int) -> int | None:
-    """The threads of each of so many runs at a time; None, all of them, for one."""
-    return max((os.cpu_count() or 1) // share, 1) if share > 1 else None
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        os.kill(process.pid, signal.SIGINT)
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    """As `process.train`; a run that shares the processor with others prints into a file."""
+    log = run.folder / LOG if share > 1 else None
+    return process.train(run.overrides, timeout=timeout, share=share, log=log)

@@ -21,6 +21,7 @@ def main() -> int:
         "paths", nargs="+", type=Path, help="run directories, folders of them, results/runs/..."
     )
     parser.add_argument("--metric", help="to compare in pairs; default: test_accuracy or test_error")
+    parser.add_argument("--against", help="the letter that all are compared with; default: all pairs of few")
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/compare.png"), help="the picture (%(default)s)"
     )
@@ -34,12 +35,10 @@ def main() -> int:
     try:
         found = variants(args.paths)
         where = {"data_dir": args.data_dir and str(args.data_dir), "cache_dir": args.cache_dir}
-        print(report(found, main_metric(found, args.metric), where))
+        print(report(found, main_metric(found, args.metric), where, args.against))
         drawn = curves(found, args.out)
         print(
-            f"Learning curves: {drawn}"
-            if drawn
-            else "No learning curves: the logs are not beside the results."
+            f"Learning curves: {drawn}" if drawn else "No learning curves: no log is kept with the results."
         )
     except (UserError, ReportError, FileNotFoundError) as error:
         print(error, file=sys.stderr)

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.engine.configuration import CONFIGS, configuration
-from experiments.engine.sweep import BUSY
+from experiments.engine.process import BUSY
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.engine.sweep import usual_jobs
+from experiments.engine.process import usual_jobs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OmegaConf.register_new_resolver("usual_jobs", usual_jobs, replace=True)  # in configs/launcher

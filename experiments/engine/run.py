@@ -235,7 +235,9 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
         tracker.log(training.step, {key.replace("test_", "test/"): value for key, value in tested.items()})
         tracker.summary({k: v for k, v in result.items() if k not in ("config", "metrics")} | metrics)
         tracker.figures(training.step, figures)
-        compact = predictions if predictions.is_floating_point() else predictions.to(torch.uint8)
+        compact = predictions
+        if not predictions.is_floating_point():
+            compact = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
         torch.save(compact, folder / "predictions.pt")
         write_json(folder / "result.json", result)
         group.share(result)

@@ -1,11 +1,6 @@
 """Many runs: which are still to do, each in a process of its own, and what became of every one."""
 
-import os
-import shlex
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,15 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
-from experiments.engine import rundir
+from experiments.engine import process, rundir
+from experiments.engine.process import BUSY, LOG
 
-ROOT = Path(__file__).resolve().parents[2]
-LOG = "train.log"  # in the run directory: what a run says that does not have the terminal to itself
-GRACE = 20.0  # seconds that a stopped training has to end by itself
-BUSY = os.EX_TEMPFAIL  # train.py's exit status where another process trains the same run
-# Before Slurm ends a job it signals every process in it, the training too.
-WARNINGS = (signal.SIGTERM, signal.SIGUSR2)
-PATIENCE = 60.0  # seconds until a job that Slurm is ending has ended: more than its usual KillWait, 30
 SWEEPS_OWN = ("sweep", "launcher")  # keys of a command line that say how many runs, not which
 
 
@@ -139,7 +128,7 @@ def work(cfg: DictConfig, overrides: Sequence[str]) -> Outcome:
     alone = HydraConfig.get().runtime.choices["hydra/launcher"] == "basic"
     if alone:
         print(f"\n{job.label}", flush=True)
-    status = train_apart(told, None if alone else job.folder / LOG)
+    status = process.train(told, log=None if alone else job.folder / LOG, cwd=Path.cwd())
     became = outcome(job, status)
     if not alone:
         print(f"{became.kind:8}{became.label}  {became.says}", flush=True)
@@ -163,75 +152,3 @@ def outcome(job: Job, status: int | None) -> Outcome:
     if status < 0:
         return Outcome(job.label, "failed", f"killed by {signal.Signals(-status).name}")
     return Outcome(job.label, "failed", failure or f"exit status {status}")
-
-
-def usual_jobs(device: str = "auto") -> int:
-    """How many runs at a time finish most an hour: one a core, of one thread each, on a CPU (the benchmark's suite
-    seeds measures it); one after the other on a GPU.   device: as of the configuration.
-    """
-    if device != "cpu":
-        import torch  # slow
-
-        if torch.cuda.is_available():
-            return 1
-    return os.cpu_count() or 1
-
-
-def train_apart(
-    overrides: Sequence[str], log: Path | None = None, timeout: float | None = None
-) -> int | None:
-    """train.py in a process of its own.   log: a file that what it says is added to; None: this terminal.
-
-    timeout: seconds, after which it is stopped.
-    returns: its exit status, negative for a signal; None where the time was up.
-    """
-    inside = shlex.split(os.environ.get("STN_INSIDE", ""))  # such as `apptainer exec --nv stn.sif`
-    command = [*inside, "python" if inside else sys.executable, str(ROOT / "train.py"), *overrides]
-    # Under Slurm, this process answers the warnings (submitit requeues the job); the training goes on until then.
-    warned = _ignore_warnings if _under_slurm() else None
-    if log is None:
-        return _wait(subprocess.Popen(command, preexec_fn=warned), timeout)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        return _wait(subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=warned), timeout)
-
-
-def _under_slurm() -> bool:
-    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
-
-
-def _ignore_warnings() -> None:
-    for number in WARNINGS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _wait(process: "subprocess.Popen[bytes]", timeout: float | None) -> int | None:
-    try:
-        status = process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        stop(process)
-        return None
-    except subprocess.CalledProcessError:
-        # From submitit's answer to a warning: `scontrol requeue` is refused where Slurm has requeued the job by itself.
-        # To return now would be to call a run failed that is about to go on.
-        stop(process)
-        time.sleep(PATIENCE)
-        raise
-    except BaseException:  # SystemExit, where submitit has requeued the job
-        stop(process)
-        raise
-    killed = status < 0 or status > 128  # above 128: what a program around it tells
-    if killed and _under_slurm():  # by Slurm, most often, which is about to end the job
-        time.sleep(PATIENCE)
-    return status
-
-
-def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a training as Ctrl-C does."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from experiments.compare import (
-    common_metrics,
+    all_metrics,
     curves,
     differing,
     main_metric,
@@ -22,6 +22,7 @@ from experiments.compare import (
 )
 from experiments.engine.build import UserError
 from experiments.engine.run import run
+from experiments.report import details
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,17 +61,63 @@ def test_runs_are_sorted_into_configurations(finished):
     assert [(v.letter, sorted(v.by_seed)) for v in found] == [("A", [0, 1]), ("B", [0, 1])]
     assert [v.results[0].model for v in found] == ["fcn", "st_fcn"] and "mnist_r/fcn-smoke" in found[0].name
     keys = differing(found)
-    assert (
-        keys["model.name"] == ['"fcn"', '"st_fcn"']
-        and "seed" not in keys
-        and "trainer.iterations" not in keys
-    )
-    assert keys["transform.name"] == ["-", '"affine"']
-    assert common_metrics(found) == ["test_error", "test_loss"] and main_metric(found) == "test_error"
+    assert keys["model.name"] == ["fcn", "st_fcn"] and keys["model.transform.name"] == ["-", "affine"]
+    assert not {"seed", "trainer.iterations"} & keys.keys()
+    assert not {"model._target_", "transform.name"} & keys.keys()  # told by the names already
+    assert all_metrics(found) == ["test_error", "test_loss"] and main_metric(found) == "test_error"
     with pytest.raises(UserError, match=r"Not every run has test_iou: choose one of test_error, test_loss"):
         main_metric(found, "test_iou")
-    with pytest.raises(UserError, match="There are 1 configurations"):
-        variants([finished / "mnist_r" / found[0].name.split("/")[1]])
+
+
+def test_one_configuration_alone_and_none(finished, tmp_path):
+    (one,) = variants([finished / "mnist_r" / variants([finished])[0].name.split("/")[1]])
+    text = report([one], "test_error", {})
+    assert "| test_error |" in text and "Differences" not in text and "| key |" not in text
+    with pytest.raises(UserError, match="There is no finished run in"):
+        variants([tmp_path])
+
+
+def published(found, folder, change=lambda content, number: None, count=1):
+    """Results as in results/runs/: a copy of the first run of each configuration, or several, changed."""
+    runs = folder / "results" / "runs" / "mnist_r"
+    runs.mkdir(parents=True)
+    for number, variant in enumerate([v for v in found for _ in range(count)]):
+        content = json.loads(variant.results[0].path.read_text())
+        change(content, number)
+        (runs / f"run{number:02d}-seed_0.json").write_text(json.dumps(content))
+    return folder / "results" / "runs"
+
+
+def test_more_configurations_than_letters(finished, tmp_path):
+    def change(content, number):
+        content["config"]["optimizer"]["lr"] = number
+        content["config_hash"] = str(number)
+
+    many = variants([published(variants([finished]), tmp_path, change, count=15)])
+    assert [v.letter for v in many[:2] + many[25:28]] == ["A", "B", "Z", "AA", "AB"]
+    text = report(many, "test_error", {})
+    assert text.count("\n- ") == 29 and "All against A; --against names another." in text
+    assert "|  | test_error | test_loss |" in text  # a row a configuration: thirty columns are none to read
+    assert "\n- C - B: " in report(many, "test_error", {}, "B")
+    with pytest.raises(UserError, match="There is no configuration AZ: they are A to AD"):
+        report(many, "test_error", {}, "AZ")
+
+
+def test_runs_that_measure_different_things(finished, tmp_path):
+    def change(content, number):
+        if number:
+            content["metrics"] = {"test_iou": 0.5, "test_error": 2.0}
+            content["test_fingerprint"] = "another"
+
+    found = variants([published(variants([finished]), tmp_path, change)])
+    text = report(found, main_metric(found), {})
+    assert "| test_iou | - | 0.50 |" in text
+    assert "Left out, since not tested on the same images: B - A." in text
+    with pytest.raises(UserError, match="Not every run has test_iou: choose one of test_error"):
+        main_metric(found, "test_iou")
+    found[1].results[0].metrics.pop("test_error")
+    with pytest.raises(UserError, match="no test metric in common"):
+        main_metric(found)
 
 
 def test_the_interval_is_the_paired_t_tests(finished):
@@ -93,22 +140,55 @@ def test_the_report_counts_images_from_the_stored_predictions(finished):
     only_a, only_b = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     assert f"seed 1: {only_a} images right only in A, {only_b} only in B" in text
     assert a.metric("test_error") == pytest.approx(100 * (1 - right[0].float().mean().item()))
-    assert '| model.name | "fcn" | "st_fcn" |' in text and "(n = 2)" in text
+    assert "| model.name | fcn | st_fcn |" in text and "(n = 2)" in text
 
 
-def test_the_curves_need_the_logs(finished, tmp_path):
+def test_published_runs_keep_what_they_are_compared_by(finished, tmp_path):
     found = variants([finished])
-    path = curves(found, tmp_path / "deep" / "curves.png")
-    assert path.stat().st_size > 5000
-    (tmp_path / "runs").mkdir()
-    for variant in found:  # as they are published: without logs and predictions
+    for variant in found:
         for seed, result in variant.by_seed.items():
-            name = f"{result.path.parent.parent.name}-seed_{seed}.json"
-            (tmp_path / "runs" / name).write_text(json.dumps(json.loads(result.path.read_text())))
-    published = variants([tmp_path / "runs"])
-    assert [v.name for v in published] == [v.name for v in found]
-    assert curves(published, tmp_path / "none.png") is None
-    assert "images right only" not in report(published, "test_error", {})
+            path = tmp_path / "runs" / "mnist_r" / f"{result.path.parent.parent.name}-seed_{seed}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(result.path.read_text())
+    bare = variants([tmp_path / "runs"])
+    assert [v.name for v in bare] == [v.name for v in found]
+    assert curves(bare, tmp_path / "none.png") is None
+    text = report(bare, "test_error", {})
+    assert "only in B" not in text
+    assert "No McNemar's test where no predictions are kept: A seed 0, A seed 1, B seed 0, B seed 1." in text
+
+    for variant, kept in zip(found, bare, strict=True):
+        for seed, result in variant.by_seed.items():
+            file = details.keep(result.path.parent, kept.by_seed[seed].path)
+            assert file.parent == tmp_path / "details" / "mnist_r" and file.stat().st_size < 4000
+            curve = details.curves(kept.by_seed[seed].path)
+            assert curve.keys() == {"train/loss", "train/error"}
+            assert curve["train/loss"] == pytest.approx(details.curves(result.path)["train/loss"])
+    assert report(bare, "test_error", {}) == report(found, "test_error", {})
+    assert curves(bare, tmp_path / "all.png").stat().st_size > 5000
+
+
+def test_a_long_curve_is_thinned_out_and_keeps_its_end(tmp_path):
+    lines = [json.dumps({"step": step, "train/error": 1.0 / step, "lr": 1.0}) for step in range(1, 1002)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    details.keep(tmp_path, tmp_path / "runs" / "e" / "a.json")
+    kept = details.curves(tmp_path / "runs" / "e" / "a.json")
+    assert kept.keys() == {"train/error"} and len(kept["train/error"]) <= details.POINTS
+    assert list(kept["train/error"].items())[-1] == (1001, pytest.approx(1 / 1001))
+    assert details.predictions(tmp_path / "runs" / "e" / "a.json") is None
+
+
+def test_without_the_data_all_but_mcnemar(finished, monkeypatch):
+    def missing(*_):
+        raise FileNotFoundError("The MNIST files are not in data/mnist.")
+
+    monkeypatch.setattr("experiments.compare.truth", missing)
+    text = report(variants([finished]), "test_error", {})
+    assert "needs the labels of the test images: The MNIST files are not in" in text and "(n = 2)" in text
+
+
+def test_the_curves(finished, tmp_path):
+    assert curves(variants([finished]), tmp_path / "deep" / "curves.png").stat().st_size > 5000
 
 
 def test_the_script(finished, tmp_path):

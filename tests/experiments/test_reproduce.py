@@ -11,11 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from experiments import reproduce
-from experiments.engine import rundir
+from experiments.engine import process, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
+from experiments.report import details
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -154,6 +156,23 @@ def test_a_dry_run_says_how_long_how_known_and_the_sum(tmp_path, monkeypatch):
     ]
 
 
+def test_predictions_and_curves_are_published_too_also_later(tmp_path):
+    run = plan(tmp_path)[0]
+    finish(run, "outputs")
+    reproduce.publish([run])
+    file = tmp_path / "results" / "details" / "mnist_tc" / f"{run.published.stem}.npz"
+    file.unlink()
+    torch.save(torch.tensor([1, 2, 3], dtype=torch.uint8), run.folder / "predictions.pt")
+    (run.folder / "metrics.jsonl").write_text('{"step": 2, "train/error": 50.0}\n')
+    assert reproduce.publish([run]) == [] and file.exists()
+    assert details.predictions(run.published).tolist() == [1, 2, 3]
+    assert details.curves(run.published) == {"train/error": {2: 50.0}}
+    file.unlink()
+    finish(run, "outputs", metrics={"test_error": 2.0})  # another's predictions are not this result's
+    reproduce.publish([run])
+    assert not file.exists()
+
+
 def test_a_budget_runs_what_fits_and_says_what_is_left(tmp_path, monkeypatch):
     runs = plan(tmp_path)
     finish(runs[0], "outputs", wall_seconds=1e6)  # so seed 1 of this cell is known not to fit
@@ -203,8 +222,8 @@ def test_several_at_a_time_each_once_and_what_each_ended_with_is_said(tmp_path, 
 )
 def test_one_run_a_core_but_one_alone_on_a_gpu(monkeypatch, cuda, extra, jobs):
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
-    monkeypatch.setattr(reproduce.os, "cpu_count", lambda: 6)
-    assert reproduce.usual_jobs(extra) == jobs
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert process.usual_jobs(extra) == jobs
 
 
 def test_a_share_of_the_cores_and_a_log_of_its_own(tmp_path, monkeypatch):
@@ -223,7 +242,7 @@ def test_a_share_of_the_cores_and_a_log_of_its_own(tmp_path, monkeypatch):
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", Process)
-    monkeypatch.setattr(reproduce.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert reproduce._train(run, 60.0, 4) == 0 and reproduce._train(run, 60.0) == 0
     assert "threads=2" in commands[0] and not any(part.startswith("threads=") for part in commands[1])
     assert (run.folder / "train.log").read_text() == "trained\n"
