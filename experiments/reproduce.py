@@ -26,7 +26,7 @@ from experiments.engine import process, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import composing
 from experiments.engine.files import write_json
-from experiments.engine.process import LOG, ROOT, threads_of, told_device, usual_jobs
+from experiments.engine.process import BUSY, LOG, ROOT, threads_of, told_device, usual_jobs
 from experiments.engine.sweep import numbers
 from experiments.estimates import Estimate, Finished
 from experiments.report import Row, Table, details
@@ -309,7 +309,7 @@ def reproduce(
             with lock:
                 publish([run])
                 result = run.result()
-                kind = "done" if result is not None else "open" if status is None else "failed"
+                kind = "done" if result is not None else "open" if status in (None, BUSY) else "failed"
                 outcome[kind].append(run.label)
                 if jobs > 1:
                     why = rundir.failure(run.folder) or process.last_line(run.folder / LOG)

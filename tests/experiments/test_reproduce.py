@@ -213,7 +213,7 @@ def test_several_at_a_time_each_once_and_what_each_ended_with_is_said(tmp_path, 
     outcome = reproduce.reproduce(runs, budget=60, dry_run=False, jobs=2, say=said.append)
     assert max(most) == 2 and len(most) == len(runs)
     assert outcome["failed"] == [runs[3].label] and len(outcome["done"]) == 7
-    assert f"{runs[0].label}: test_error 1.00" in said
+    assert f"{runs[0].label}: test_error 1.00%" in said
     assert f"{runs[3].label}: The loss is nan: lower the learning rate." in said
 
 
