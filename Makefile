@@ -23,8 +23,9 @@ lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX and the tables in README.md
+tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX, cost.md and the tables in README.md
 	$(PY) scripts/make_tables.py --page README.md
+	$(PY) scripts/cost.py --out results/cost.md --page README.md
 
 bench: $(STAMP)  ## measure speed again -> results/benchmarks.md and README.md; half an hour, on a machine left alone
 	$(PY) scripts/benchmark.py all --json results/benchmarks.json --readme README.md

@@ -171,6 +171,13 @@ def place_of(config: dict[str, Any], tables: Sequence[Table]) -> tuple[Table, Ro
     return None
 
 
+def kind(config: dict[str, Any]) -> str:
+    """The same for runs that need the same time for an image, whatever the seed, the digits, the weights at first."""
+    trainer = config["trainer"]
+    parts = [_network(config), _images(config), trainer["name"], trainer["batch_size"]]
+    return json.dumps(parts, sort_keys=True)
+
+
 def _transform(config: dict[str, Any]) -> str | None:
     return rundir.transform_name(config)
 

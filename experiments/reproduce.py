@@ -113,27 +113,27 @@ def plan(
         if not chosen:
             whose = "any table" if table == ALL else f"the table {table}"
             raise UserError(f"--dataset {dataset} is not of the kind of images that {whose} is about.")
-        by_cell = [
-            (
-                place + LATER.get(name, 0) * (table == ALL),
-                _runs(make, [*cell, *elsewhere], named, seeds, results, extra),
-            )
-            for name in chosen
-            for named in [TABLES[name][0].trainers.get(trainer, trainer)]
-            for place, cell in _cells(*TABLES[name])
-        ]
+        by_cell: list[tuple[int, list[Run]]] = []
+        for name in chosen:
+            definition, telling = TABLES[name]
+            named = definition.trainers.get(trainer, trainer)
+            later = LATER.get(name, 0) if table == ALL else 0
+            for row, column in places(definition, telling):
+                cell = [*definition.overrides(row, column), *elsewhere]
+                runs = _runs(make, cell, named, seeds, results, extra)
+                by_cell.append((telling.index(row) + later, runs))
     by_cell.sort(key=lambda one: one[0])
     planned = [runs[i] for i in range(len(seeds)) for _, runs in by_cell]
     return list({run.published: run for run in planned}.values())
 
 
-def _cells(definition: Table, telling: Sequence[Row]) -> list[tuple[int, list[str]]]:
-    """What train.py is told to fill each cell, with the place of its row."""
+def places(table: Table, telling: Sequence[Row]) -> list[tuple[Row, str]]:
+    """The table's cells, row by row; without those that the paper has not."""
     return [
-        (place, definition.overrides(row, column))
-        for place, row in enumerate(telling)
-        for column in definition.columns
-        if not definition.paper or column in definition.paper.get(row, {})  # else the paper has no such cell
+        (row, column)
+        for row in telling
+        for column in table.columns
+        if not table.paper or column in table.paper.get(row, {})
     ]
 
 

@@ -1,8 +1,8 @@
 """Measure speed: `python scripts/benchmark.py all --json results/benchmarks.json`.
 
-Suites: distort, sampler, train, tricks, overhead, seeds, size, birds, start, gpu, which are `all`; and accuracy, which
-trains six networks (resumable). `page` measures nothing and only writes results/benchmarks.md and the README's
-paragraph again. Leave the machine alone meanwhile.
+Suites: distort, sampler, train, tricks, overhead, seeds, size, birds, start, gpu, cells, cells_gpu, which are `all`;
+and accuracy, which trains six networks (resumable). `page` measures nothing and only writes results/benchmarks.md and
+the README's paragraph again. Leave the machine alone meanwhile.
 """
 
 import argparse
