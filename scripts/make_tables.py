@@ -35,9 +35,7 @@ def main() -> int:
             raise ReportError(
                 f"{args.page} has no place for the tables: <!-- tables --> ... <!-- /tables -->."
             )
-        command = args.wandb and mirror(
-            args.dirs, TABLES, mode=args.wandb, include_smoke=args.include_smoke
-        )
+        command = args.wandb and mirror(args.dirs, TABLES, mode=args.wandb, include_smoke=args.include_smoke)
     except (ReportError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -53,7 +53,11 @@ def mirror(
         group="report",
         name=f"report-{commit}" if commit else "report",
         job_type="report",
-        tags=["report", *([f"git-{commit}"] if commit else []), *(["dirty"] if revision["git_dirty"] else [])],
+        tags=[
+            "report",
+            *([f"git-{commit}"] if commit else []),
+            *(["dirty"] if revision["git_dirty"] else []),
+        ],
         config=revision,
     )
     for sheet in sheets(tables, load_results(dirs), include_smoke=include_smoke):
