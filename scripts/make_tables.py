@@ -3,6 +3,7 @@
 python scripts/make_tables.py                # results/runs/ -> results/
 python scripts/make_tables.py --page README.md  # and the tables on the front page
 python scripts/make_tables.py outputs --out tables --include-smoke
+python scripts/make_tables.py --wandb offline   # and to W&B
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from experiments import reproduce
 from experiments.report import ReportError, embed, write_tables
+from experiments.report.mirror import mirror
 
 TABLES = [table for table, _ in reproduce.TABLES.values()]
 
@@ -25,6 +27,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results"), help="where tables go (results)")
     parser.add_argument("--page", type=Path, help="a page to put the tables into, between its tables marks")
     parser.add_argument("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
+    parser.add_argument("--wandb", choices=["offline", "online"], help="log the tables to W&B as well")
     args = parser.parse_args()
     try:
         text, paths = write_tables(args.dirs, args.out, TABLES, include_smoke=args.include_smoke)
@@ -32,12 +35,15 @@ def main() -> int:
             raise ReportError(
                 f"{args.page} has no place for the tables: <!-- tables --> ... <!-- /tables -->."
             )
+        command = args.wandb and mirror(args.dirs, TABLES, mode=args.wandb, include_smoke=args.include_smoke)
     except (ReportError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(text)
     for path in paths:
         print(path)
+    if command:
+        print(command)
     return 0
 
 

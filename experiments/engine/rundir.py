@@ -21,7 +21,7 @@ from experiments.engine.files import write_json
 log = logging.getLogger(__name__)
 
 # Where and how a run is carried out, as against what is run: none of it changes a result, so none is in the hash.
-CIRCUMSTANCES = ("device", "data_dir", "output_dir", "threads", "wandb", "figures")
+CIRCUMSTANCES = ("device", "data_dir", "output_dir", "threads", "wandb", "figures", "table")
 INNER_CIRCUMSTANCES = {
     "trainer": (
         "log_every",
@@ -98,9 +98,14 @@ def run_name(cfg: DictConfig, overrides: Iterable[str] = ()) -> str:
         if key not in NAMED and not ignored:
             extra.append(override.lstrip("+").replace("/", "_").replace(" ", ""))
     name = ",".join(["-".join(p for p in parts if p), *extra])
-    if len(name) > LONGEST:  # file systems end at 255 bytes
-        name = f"{name[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return name
+    return shortened(name, LONGEST)  # file systems end at 255 bytes
+
+
+def shortened(name: str, longest: int) -> str:
+    """A name of at most so many characters; one cut short ends in a hash of the whole."""
+    if len(name) <= longest:
+        return name
+    return f"{name[: longest - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def run_dir(cfg: DictConfig, overrides: Iterable[str] = ()) -> Path:

@@ -152,6 +152,11 @@ def _read(path: Path) -> Result:
         raise ReportError(
             f"{path}: seed is {content['seed']}, but config.seed is {content['config']['seed']}."
         )
+    return result_of(content, path)
+
+
+def result_of(content: dict[str, Any], path: Path) -> Result:
+    """content: of a result.json, as the engine makes it.   path: where it lies."""
     names = [field.name for field in fields(Result) if field.name != "path"]
     return Result(**{name: content[name] for name in names}, path=path)
 

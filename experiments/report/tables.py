@@ -8,8 +8,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from experiments.report.results import Result, Row, trainer_order
+from experiments.report.results import Result, Row, result_of, trainer_order
 
 FEW = 3  # the paper reports means of three seeds; a cell with fewer is marked
 _MODELS = {"fcn": "FCN", "cnn": "CNN"}
@@ -60,6 +62,32 @@ class Table:
     dataset: str = "mnist"
     decimals: int = 2  # of our numbers
     paper_decimals: int = 1
+
+    def against_paper(self, content: dict[str, Any]) -> dict[str, Any] | None:
+        """One run beside the paper: a line of this table; None where the run is not the table's.
+
+        content: of a result.json.   returns: the columns' names -> texts and numbers. `paper` and `difference` are None
+        where the paper has no number, or one of another dataset.
+        """
+        result = result_of(content, Path("result.json"))
+        where = self.place(result)
+        if where is None or where[1] not in self.columns or self.metric not in result.metrics:
+            return None
+        row, column = where
+        paper = self.paper.get(row, {}).get(column) if result.dataset == self.dataset else None
+        ours = result.metric(self.metric)
+        return {
+            "table": self.title,
+            "row": self.rows.get(row, row_label(row)),
+            "column": self.columns[column],
+            "schedule": result.trainer,
+            "dataset": result.dataset,
+            "seed": result.seed,
+            "metric": self.metric_label,
+            "paper": paper,
+            "ours": ours,
+            "difference": None if paper is None else ours - paper,
+        }
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from experiments.report import (
     sheets,
     write_tables,
 )
+from experiments.report.mirror import mirror
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Table(
@@ -514,3 +515,47 @@ def test_every_published_run_names_its_commit_and_shares_its_test_set():
             where = (None if sheet.table.same_test_set else row, column)
             prints.setdefault(where, set()).update(result.test_fingerprint for result in cell.results)
         assert all(len(some) == 1 for some in prints.values()), sheet.heading
+
+
+def test_a_run_beside_the_paper(runs):
+    table = distorted_mnist.TABLE1
+    line = table.against_paper(result(error=0.75, experiment="mnist_rts"))
+    assert (line["row"], line["column"], line["paper"], line["ours"]) == ("ST-CNN affine", "RTS", 0.5, 0.75)
+    assert line["difference"] == pytest.approx(0.25)
+    digits = table.against_paper(result(dataset="digits", experiment="mnist_rts"))
+    assert digits["paper"] is None and digits["difference"] is None and digits["ours"] == 0.7
+    unknown = table.against_paper(result(model="mlp", transform=None, experiment="mnist_rts"))
+    assert unknown["row"] == "MLP" and unknown["paper"] is None
+    assert table.against_paper(result(experiment="mnist_tc")) is None
+    assert table.against_paper(result(metrics={"test_loss": 1.0}, experiment="mnist_rts")) is None
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results" / "runs").glob("*/*.json"))[::7], ids=lambda p: p.stem
+)
+def test_every_published_run_stands_in_the_table_of_its_experiment(path):
+    content = json.loads(path.read_text())
+    assert sum(table.against_paper(content) is not None for table, _ in reproduce.TABLES.values()) == 1
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_whole_tables_go_to_wandb_as_their_csv_files_say(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+    command = mirror(
+        [ROOT / "results" / "runs" / "mnist_rts"], [distorted_mnist.TABLE1], mode="offline", root=tmp_path
+    )
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert command == f"wandb sync {folder}"
+    (file,) = folder.glob("files/media/table/tables/table1-fast_*.table.json")
+    held = json.loads(file.read_text())
+    lines = [dict(zip(held["columns"], line, strict=True)) for line in held["data"]]
+    published = list(
+        csv.DictReader(io.StringIO((ROOT / "results" / "tables" / "table1-fast.csv").read_text()))
+    )
+    assert len(lines) == len(published) == 8 * 4
+    for ours, theirs in zip(lines, published, strict=True):
+        if theirs["experiment"] == "mnist_rts":
+            assert {key: "" if value is None else str(value) for key, value in ours.items()} == {
+                key: str(float(text)) if text and key in ("mean", "std", "n", "paper", "difference") else text
+                for key, text in theirs.items()
+            }

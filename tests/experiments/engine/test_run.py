@@ -21,12 +21,12 @@ def untimed(result):
     return {key: value for key, value in result.items() if key not in TIMING}
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load(folder / "last.pt")["model"]
+def weights(folder: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder / name)["model"]
 
 
-def assert_same_weights(a: Path, b: Path) -> None:
-    left, right = weights(a), weights(b)
+def assert_same_weights(a: Path, b: Path, name: str = "last.pt") -> None:
+    left, right = weights(a, name), weights(b, name)
     assert left.keys() == right.keys()
     for key in left:
         assert torch.equal(left[key], right[key]), key
@@ -193,6 +193,7 @@ def test_killed_at_any_moment_and_started_again_ends_bit_for_bit_equal(configure
     results = [json.loads((rundir.run_dir(cfg) / "result.json").read_text()) for cfg in (whole, killed)]
     assert untimed(results[0]) == untimed(results[1])
     assert_same_weights(rundir.run_dir(whole), rundir.run_dir(killed))
+    assert_same_weights(rundir.run_dir(whole), rundir.run_dir(killed), "best.pt")
     assert history(rundir.run_dir(whole)) == history(rundir.run_dir(killed))
     assert not list(rundir.run_dir(killed).glob("*.tmp"))
 
