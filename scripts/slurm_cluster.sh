@@ -34,7 +34,7 @@ clean_up() {
             [ "$pid" = $$ ] || kill -KILL "$pid" 2>/dev/null || true
         done
         wait
-    fi
+    fi 2>/dev/null
     [ -z "$policy" ] || rm -f "$policy"
     rm -rf "$cluster"
 }
@@ -42,11 +42,13 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-missing=
-for program in slurmctld slurmd sbatch munged; do command -v "$program" >/dev/null || missing+=" $program"; done
-if [ -n "$missing" ]; then
+missing() {
+    local program
+    for program in slurmctld slurmd srun munged; do command -v "$program" >/dev/null || echo -n " $program"; done
+}
+if [ -n "$(missing)" ]; then
     command -v apt-get >/dev/null ||
-        nothing_done "without$missing and without apt-get to install them; use a container of Debian."
+        nothing_done "there is no$(missing), and no apt-get to install them with; use a container of Debian."
     echo "Installing slurm-wlm and munge." >&2
     if [ ! -e /usr/sbin/policy-rc.d ]; then # what keeps Debian from starting the services of a package
         policy=/usr/sbin/policy-rc.d
@@ -55,8 +57,9 @@ if [ -n "$missing" ]; then
     fi
     export DEBIAN_FRONTEND=noninteractive
     { apt-get update -qq && apt-get install -qq --yes --no-install-recommends slurm-wlm munge; } \
-        >"$cluster/apt.log" 2>&1 ||
-        nothing_done "'apt-get install slurm-wlm munge' failed ($(grep -m1 ^E: "$cluster/apt.log"))."
+        >"$cluster/apt.log" 2>&1 || true
+    [ -z "$(missing)" ] ||
+        nothing_done "'apt-get install slurm-wlm munge' left$(missing) missing ($(grep -m1 ^E: "$cluster/apt.log"))."
 fi
 
 free_port() { "${PYTHON:-python3}" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
@@ -95,7 +98,7 @@ PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 OverTimeLimit=0
 KillWait=5
-NodeName=node NodeHostname=$(hostname) NodeAddr=127.0.0.1 CPUs=9
+NodeName=node NodeHostname=$(hostname) NodeAddr=127.0.0.1 CPUs=8
 PartitionName=DEFAULT Nodes=node State=UP
 PartitionName=low PriorityTier=1 Default=YES
 PartitionName=graced PriorityTier=1 GraceTime=20
@@ -108,16 +111,20 @@ export SLURM_CONF="$cluster/slurm.conf" STN_SLURM_CLUSTER="$cluster"
 munged --foreground --force --num-threads=2 --key-file="$cluster/munge/key" --socket="$cluster/munge/socket" \
     --pid-file="$cluster/munge/pid" --log-file="$cluster/log/munged" --seed-file="$cluster/munge/seed" \
     >"$cluster/log/munged.out" 2>&1 &
-for _ in $(seq 100); do [ ! -S "$cluster/munge/socket" ] || break; sleep 0.1; done
+wait_for() { # at most a minute
+    local end=$((SECONDS + 60))
+    until "$@"; do
+        if [ $SECONDS -gt $end ]; then
+            head -n 100 "$cluster"/log/* >&2
+            echo "The Slurm cluster did not come up; its logs are above." >&2
+            exit 1
+        fi
+        sleep 0.1
+    done
+}
+idle() { [ "$(timeout 5 sinfo --noheader --partition=low --format=%T 2>/dev/null)" = idle ]; }
+wait_for test -S "$cluster/munge/socket"
 slurmctld -D -f "$SLURM_CONF" >"$cluster/log/slurmctld.out" 2>&1 &
 slurmd -D -f "$SLURM_CONF" -N node >"$cluster/log/slurmd.out" 2>&1 &
-for _ in $(seq 100); do
-    [ "$(sinfo --noheader --partition=low --format=%T 2>/dev/null)" != idle ] || break
-    sleep 0.2
-done
-if [ "$(sinfo --noheader --partition=low --format=%T 2>&1)" != idle ]; then
-    tail -n 20 "$cluster"/log/* >&2
-    echo "The Slurm cluster did not come up; its logs are above." >&2
-    exit 1
-fi
+wait_for idle
 "$@"

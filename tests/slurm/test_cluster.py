@@ -1,13 +1,14 @@
 """Sweeps on a real Slurm, of one node: jobs that are preempted, whose time is up, or that fail."""
 
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ RUN = (
     "figures=null",
 )  # fmt: skip
 SMALL = "trainer.batch_size=8"
-SECONDS = 240.0  # on two busy cores, where a run takes twenty to start
+SECONDS = 600.0  # far more than needed, unless others keep the machine busy
 
 pytestmark = pytest.mark.skipif(
     "STN_SLURM_CLUSTER" not in os.environ, reason="needs a cluster; `make test-slurm` starts one"
@@ -68,8 +69,31 @@ class Sweep:
     def restarts(self) -> list[int]:
         return sorted(int(job["Restarts"]) for job in self.jobs())
 
+    def seconds(self) -> int:
+        """For how long its one job has been running."""
+        hours, minutes, seconds = map(int, self.jobs()[0]["RunTime"].split(":"))
+        return 3600 * hours + 60 * minutes + seconds
+
+    def limit(self, minutes: int) -> None:
+        slurm("scontrol", "update", f"JobId={self.jobs()[0]['JobId']}", f"TimeLimit={minutes}")
+
     def logs(self) -> str:
         return "".join(path.read_text() for path in self.folder.glob("outputs/sweeps/slurm/*.err"))
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
+    """sweep(overrides, partition="low"): starts one below tmp_path."""
+    started = []
+
+    def start(*overrides: str, partition: str = "low") -> Sweep:
+        started.append(Sweep(tmp_path, *overrides, partition=partition))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
 
 
 def slurm(*command: str) -> str:
@@ -122,9 +146,9 @@ def assert_as_if_undisturbed(folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_preempted_job_goes_on_where_it_was_and_a_failing_one_stops_no_other(tmp_path):
+def test_a_preempted_job_goes_on_where_it_was_and_a_failing_one_stops_no_other(sweep, tmp_path):
     # Of four jobs, two find out that there are not so many digits. Preemption with notice: submitit requeues the job.
-    sweep = Sweep(tmp_path, "trainer.batch_size=8,100000", "seed=0,1", partition="graced")
+    sweep = sweep("trainer.batch_size=8,100000", "seed=0,1", partition="graced")
     wait_until(lambda: len(sweep.started()) == 2, "two first checkpoints")
     wait_until(
         lambda: len([j for j in sweep.jobs() if j["JobState"] == "COMPLETED"]) == 2, "two jobs that fail"
@@ -141,9 +165,9 @@ def test_a_preempted_job_goes_on_where_it_was_and_a_failing_one_stops_no_other(t
     assert_as_if_undisturbed(folder, tmp_path)
 
 
-def test_ctrl_c_leaves_the_jobs_in_the_queue_and_the_same_command_skips_what_they_finished(tmp_path):
+def test_ctrl_c_leaves_the_jobs_in_the_queue_and_the_same_command_skips_what_they_finished(sweep, tmp_path):
     # Preemption without notice: Slurm kills the job and requeues it by itself.
-    sweep = Sweep(tmp_path, SMALL, "seed=0,1", partition="low")
+    sweep = sweep(SMALL, "seed=0,1")
     wait_until(lambda: len(sweep.started()) == 2, "two first checkpoints")
     sweep.process.send_signal(signal.SIGINT)
     status, said = sweep.ends()
@@ -158,17 +182,16 @@ def test_ctrl_c_leaves_the_jobs_in_the_queue_and_the_same_command_skips_what_the
     assert status == 0 and "2 finished or refused, 0 to do." in said and "2 skipped." in said
 
 
-def test_a_job_whose_time_is_up_goes_on_where_it_was(tmp_path):
-    # A minute is the shortest that Slurm gives. The training is halted, so that it is not done before; Slurm lets it go
-    # on with the signal that the time is up.
-    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5")
-    sweep = Sweep(tmp_path, SMALL, "seed=0", *limits, partition="low")
+def test_a_job_whose_time_is_up_goes_on_where_it_was(sweep, tmp_path):
+    sweep = sweep(SMALL, "seed=0", "hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=5")
     wait_until(sweep.started, "the first checkpoint")
-    (before,) = sweep.restarts()
+    # Halted, the training is not done before its time is up, now in some forty seconds. With the signal that says so,
+    # Slurm lets it go on.
     for number in trainings(tmp_path):
         os.kill(number, signal.SIGSTOP)
-    wait_until(lambda: sweep.restarts()[0] > before, "the end of the minute")
-    slurm("scontrol", "update", f"JobId={sweep.jobs()[0]['JobId']}", "TimeLimit=60")
+    sweep.limit(math.ceil((sweep.seconds() + 40) / 60))
+    wait_until(lambda: sweep.restarts() == [1], "the end of the job's time")
+    sweep.limit(60)
     status, said = sweep.ends()
     assert status == 0 and "1 done." in said
     assert "this job is timed-out" in sweep.logs()
