@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from experiments.engine.build import UserError
 from experiments.engine.files import write_atomically
@@ -40,3 +41,25 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+class Best:
+    """The weights with the lowest validation error so far, on the CPU.
+
+    They are part of the checkpoint, so that a resumed run knows those of its own past and no others; best.pt is a copy.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state: dict[str, Any] | None = None  # step, val_error (percent), model
+        self._written: dict[str, Any] | None = None
+
+    def offer(self, step: int, error: float, model: nn.Module) -> None:
+        if self.state is None or error < self.state["val_error"]:
+            weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+            self.state = {"step": step, "val_error": error, "model": weights}
+
+    def save(self) -> None:
+        if self.state is not self._written:
+            save(self.path, self.state)
+            self._written = self.state

@@ -16,7 +16,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from experiments.engine import checkpoint, rundir
+from experiments.engine import checkpoint, rundir, telling
 from experiments.engine.build import UserError, build, named
 from experiments.engine.compute import DEVICES, PRECISIONS, Compute, choose
 from experiments.engine.distributed import Group, joined
@@ -24,7 +24,7 @@ from experiments.engine.files import write_atomically, write_json
 from experiments.engine.loop import Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
 from experiments.engine.sweep import numbers
-from experiments.engine.tracking import AGAINST_PAPER, MODES, Tracker, under_agent
+from experiments.engine.tracking import MODES, under_agent
 from stn.datasets.mnist import stream_seed
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def run(cfg: DictConfig, overrides: Iterable[str] = (), *, wait: bool = False) -
         if result is not None:
             log.info("%s is finished already (%s); skipped.", folder, numbers(result["metrics"]))
             if group.first and under_agent():
-                _tell_agent(cfg, result, folder)
+                telling.tell_agent(cfg, result, folder)
             return dict(result)
         return _run(cfg, config, folder, group)
 
@@ -151,7 +151,7 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
     training = Training(model, optimizer, schedule, stream)
     parameters = sum(p.numel() for p in model.parameters())
     last = folder / "last.pt"
-    best = _Best(folder / "best.pt")
+    best = checkpoint.Best(folder / "best.pt")
     if last.exists():
         state = checkpoint.load(last, compute.device)
         training.load_state_dict(state)
@@ -169,7 +169,7 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
         "parameters": parameters,
         **revision,
     }
-    tracker = _tracker(cfg, about, folder, silent=not group.first)
+    tracker = telling.tracker_of(cfg, about, folder, silent=not group.first)
     history = _History(folder / "metrics.jsonl", training.step) if group.first else None
 
     def record(step: int, numbers: dict[str, float]) -> None:
@@ -250,14 +250,14 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
             "config_hash": rundir.config_hash(config),
             "config": config,
         }
-        tracker.attempt(lambda: _tell(tracker, cfg, result, figures))
+        tracker.attempt(lambda: telling.tell(tracker, cfg, result, figures))
         compact = predictions
         if not predictions.is_floating_point():
             compact = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
         torch.save(compact, folder / "predictions.pt")
         write_json(folder / "result.json", result)
         if tracker.artifacts:
-            tracker.attempt(lambda: _hand_over(tracker, result, folder))
+            tracker.attempt(lambda: telling.hand_over(tracker, result, folder))
         group.share(result)
         exit_code = 0
     finally:
@@ -271,73 +271,6 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
     return result
 
 
-def _tracker(cfg: DictConfig, about: dict[str, Any], folder: Path, *, silent: bool = False) -> Tracker:
-    """W&B's run of this run: a group is a cell of a table, its runs are the seeds.
-
-    about: the keys of a result that are known before it.   silent: for a process that does not log.
-    """
-    settings: Any = OmegaConf.to_container(cfg.wandb, resolve=True)
-    group = f"{cfg.experiment}/{folder.parent.name}"
-    transform, revision = rundir.transform_name(about["config"]), about["git_revision"]
-    return Tracker(
-        folder,
-        root=Path(cfg.output_dir),
-        **settings | ({"mode": "disabled"} if silent else {}),
-        group=group,
-        name=f"{group}/{folder.name}",
-        job_type=cfg.trainer.name,
-        tags=[
-            *(cfg.experiment, cfg.model.name, transform or "", cfg.trainer.name, about["dataset"]),
-            *([f"git-{revision[:7]}"] if revision else []),
-            *(["dirty"] if about["git_dirty"] else []),
-        ],
-        config=about["config"]
-        | {key: about[key] for key in ("config_hash", "parameters", "git_revision", "git_dirty")},
-    )
-
-
-def _tell(tracker: Tracker, cfg: DictConfig, result: dict[str, Any], figures: dict[str, Path]) -> None:
-    """A finished run's numbers to W&B: the result's metrics under their names, and the paper's number beside ours."""
-    step, metrics = result["iterations"], result["metrics"]
-    tested = {key: value for key, value in metrics.items() if key.startswith("test_")}
-    tracker.log(step, {key.replace("test_", "test/"): value for key, value in tested.items()})
-    line = named(cfg.table).against_paper(result) if cfg.table else None
-    if line is not None:
-        tracker.table(AGAINST_PAPER, [line], step=step)
-    known = {key: line[key] for key in ("paper", "difference") if line[key] is not None} if line else {}
-    tracker.summary({k: v for k, v in result.items() if k not in ("config", "metrics")} | metrics | known)
-    tracker.figures(step, figures)
-
-
-def _hand_over(tracker: Tracker, result: dict[str, Any], folder: Path) -> None:
-    """A finished run's files to W&B: the result, the tested weights and, where there are, the best by validation."""
-    facts = {key: result[key] for key in ("config_hash", "git_revision", "git_dirty", "test_fingerprint")}
-    files = [folder / name for name in ("result.json", "config.json", "predictions.pt")]
-    tracker.artifact("result", [file for file in files if file.exists()], metadata=facts | result["metrics"])
-    best, last = folder / "best.pt", folder / "weights.pt"
-    if best.exists():
-        about = {key: value for key, value in checkpoint.load(best).items() if key != "model"}
-        tracker.artifact("model", [best], alias="best", metadata=facts | about)
-    state = checkpoint.load(folder / "last.pt")
-    checkpoint.save(
-        last, {"step": state["step"], "model": state["model"]}
-    )  # last.pt without what only training needs
-    tracker.artifact("model", [last], alias="last", metadata=facts | {"step": state["step"]})
-
-
-def _tell_agent(cfg: DictConfig, result: dict[str, Any], folder: Path) -> None:
-    """A run of a W&B sweep that stands already: the agent's run gets its numbers all the same."""
-    tracker = _tracker(cfg, result, folder)
-    log_file = folder / "metrics.jsonl"
-    for text in log_file.read_text().splitlines() if log_file.exists() else []:
-        numbers = json.loads(text)
-        tracker.log(numbers.pop("step"), numbers)
-    tracker.attempt(lambda: _tell(tracker, cfg, result, {}))
-    if tracker.artifacts:
-        tracker.attempt(lambda: _hand_over(tracker, result, folder))
-    tracker.finish()
-
-
 def snapshot_path(folder: Path, step: int) -> Path:
     """Where the network's weights at a step are kept, with trainer.snapshot_every."""
     return folder / "snapshots" / f"step_{step:06d}.pt"
@@ -347,28 +280,6 @@ def snapshot_steps(folder: Path) -> dict[int, Path]:
     """The steps whose weights are kept, in order, and where."""
     found = sorted((folder / "snapshots").glob("step_*.pt"))
     return {int(path.stem.removeprefix("step_")): path for path in found}
-
-
-class _Best:
-    """The weights with the lowest validation error so far, on the CPU.
-
-    They are part of the checkpoint, so that a resumed run knows those of its own past and no others; best.pt is a copy.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.state: dict[str, Any] | None = None  # step, val_error (percent), model
-        self._written: dict[str, Any] | None = None
-
-    def offer(self, step: int, error: float, model: nn.Module) -> None:
-        if self.state is None or error < self.state["val_error"]:
-            weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-            self.state = {"step": step, "val_error": error, "model": weights}
-
-    def save(self) -> None:
-        if self.state is not self._written:
-            checkpoint.save(self.path, self.state)
-            self._written = self.state
 
 
 class _History:
