@@ -49,13 +49,12 @@ def train(
         _running.add(process)
         try:
             status = _wait(process, timeout, enough)
-        except subprocess.TimeoutExpired:
+        except subprocess.SubprocessError as error:
             _stop(process)
-            return None
-        except subprocess.CalledProcessError:
+            if isinstance(error, subprocess.TimeoutExpired) and error.cmd == command:
+                return None
             # From submitit's answer to a warning: `scontrol requeue` is refused where Slurm has requeued the job by
             # itself. To return now would be to call a run failed that is about to go on.
-            _stop(process)
             time.sleep(PATIENCE)
             raise
         except BaseException:  # Ctrl-C; SystemExit, where submitit has requeued the job

@@ -1,20 +1,22 @@
 """What a training and the process that waits for it do about the signals of a Slurm that ends their job. No cluster."""
 
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from experiments.engine import sweep
+from experiments.engine import process
 
 TELLS = "import signal, sys; print(sys.argv[1:], *(signal.getsignal(n).name for n in (15, signal.SIGUSR2)))"
+SCONTROL = ["scontrol", "requeue", "1_0"]
 
 
 @pytest.fixture
 def slept(monkeypatch):
     seconds = []
-    monkeypatch.setattr(sweep, "time", SimpleNamespace(sleep=seconds.append))
+    monkeypatch.setattr(process, "time", SimpleNamespace(sleep=seconds.append))
     return seconds
 
 
@@ -24,27 +26,30 @@ def test_under_slurm_a_training_goes_on_until_its_parent_or_slurm_ends_it(
 ):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", executor)
     monkeypatch.setenv("STN_INSIDE", f"{sys.executable} -c '{TELLS}'")
-    assert sweep.train_apart(["seed=1"], tmp_path / "log") == 0
-    assert (tmp_path / "log").read_text() == f"['python', '{sweep.ROOT}/train.py', 'seed=1'] {kept}\n"
+    assert process.train(["seed=1"], log=tmp_path / "log") == 0
+    assert (tmp_path / "log").read_text() == f"['python', '{process.ROOT}/train.py', 'seed=1'] {kept}\n"
 
 
-@pytest.mark.parametrize("ends", ["kill -KILL $$", "exit 143"])
-def test_a_killed_training_is_told_of_only_if_the_job_lives_on(monkeypatch, tmp_path, slept, ends):
+@pytest.mark.parametrize(("ends", "status"), [("kill -KILL $$", -signal.SIGKILL), ("exit 143", 143)])
+def test_a_killed_training_is_told_of_only_if_the_job_lives_on(monkeypatch, tmp_path, slept, ends, status):
     monkeypatch.setenv("STN_INSIDE", f"sh -c '{ends}'")
-    status = sweep.train_apart([], tmp_path / "log")
-    assert status in (-9, 143) and slept == []
+    assert process.train([], log=tmp_path / "log") == status and slept == []
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    assert sweep.train_apart([], tmp_path / "log") == status and slept == [sweep.PATIENCE]
+    assert process.train([], log=tmp_path / "log") == status and slept == [process.PATIENCE]
 
 
-def test_where_slurm_requeues_the_job_by_itself_submitits_refused_attempt_is_waited_out(monkeypatch, slept):
-    class Refused(subprocess.Popen):
-        def wait(self, timeout=None):
-            if timeout is None and self.returncode is None:
-                raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "1_0"])
-            return super().wait(timeout)
+@pytest.mark.parametrize(
+    "refusal", [subprocess.CalledProcessError(1, SCONTROL), subprocess.TimeoutExpired(SCONTROL, 60)]
+)
+def test_where_slurm_does_not_let_submitit_requeue_the_job_its_end_is_waited_for(monkeypatch, slept, refusal):
+    started = []
 
-    process = Refused([sys.executable, "-c", "import time; time.sleep(60)"], stderr=subprocess.DEVNULL)
-    with pytest.raises(subprocess.CalledProcessError):
-        sweep._wait(process, None)
-    assert slept == [sweep.PATIENCE] and process.returncode is not None
+    def wait(training, *_):
+        started.append(training)
+        raise refusal
+
+    monkeypatch.setenv("STN_INSIDE", f"{sys.executable} -c 'import signal; signal.pause()'")
+    monkeypatch.setattr(process, "_wait", wait)
+    with pytest.raises(type(refusal)):
+        process.train([])
+    assert slept == [process.PATIENCE] and started[0].returncode not in (None, 0)
