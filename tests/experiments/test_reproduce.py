@@ -218,12 +218,12 @@ def test_several_at_a_time_each_once_and_what_each_ended_with_is_said(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("cuda", "extra", "jobs"), [(False, [], 6), (True, [], 1), (True, ["device=cpu"], 6)]
+    ("cuda", "told", "jobs"), [(False, [], 6), (True, [], 1), (True, ["seed=1", "device=cpu"], 6)]
 )
-def test_one_run_a_core_but_one_alone_on_a_gpu(monkeypatch, cuda, extra, jobs):
+def test_one_run_a_core_but_one_alone_on_a_gpu(monkeypatch, cuda, told, jobs):
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     monkeypatch.setattr("os.cpu_count", lambda: 6)
-    assert process.usual_jobs(extra) == jobs
+    assert process.usual_jobs(process.told_device(told)) == jobs
 
 
 def test_a_share_of_the_cores_and_a_log_of_its_own(tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_a_share_of_the_cores_and_a_log_of_its_own(tmp_path, monkeypatch):
     class Process:
         returncode = 0
 
-        def __init__(self, command, *, cwd, stdout, stderr):
+        def __init__(self, command, *, cwd, stdout, stderr, preexec_fn):
             commands.append(command)
             if stdout:
                 stdout.write("trained\n")
