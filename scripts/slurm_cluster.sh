@@ -59,7 +59,7 @@ if [ -n "$(missing)" ]; then
     { apt-get update -qq && apt-get install -qq --yes --no-install-recommends slurm-wlm munge; } \
         >"$cluster/apt.log" 2>&1 || true
     [ -z "$(missing)" ] ||
-        nothing_done "'apt-get install slurm-wlm munge' left$(missing) missing ($(grep -m1 ^E: "$cluster/apt.log"))."
+        nothing_done "apt-get could not install$(missing); $(tail -n 1 "$cluster/apt.log" | grep . || echo "see to it that it can.")"
 fi
 
 free_port() { "${PYTHON:-python3}" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
