@@ -1,5 +1,7 @@
 """Small runs on the embedded digits, in a folder of the test's own."""
 
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,3 +26,16 @@ def configure(tmp_path: Path) -> Callable[..., DictConfig]:
         return configuration([*(TINY if tiny else ()), f"output_dir={tmp_path}/outputs", *overrides])
 
     return make
+
+
+@pytest.fixture
+def script(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """script("reproduce.py", "tc", ...): its exit status and what it says, in this process: another takes seconds."""
+
+    def call(name: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        return ended.value.code, *capsys.readouterr()
+
+    return call

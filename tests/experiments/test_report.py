@@ -3,10 +3,7 @@
 import csv
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -430,28 +427,22 @@ def test_nothing_found_writes_nothing_and_old_tables_go_when_their_results_do(ru
     assert names == {"mine.tex", "mine.csv", "small-fast.tex", "small-fast.csv"}
 
 
-def test_the_command_prints_tables_and_fails_in_one_sentence(runs, tmp_path):
-    def call(*words):
-        command = [sys.executable, str(ROOT / "scripts" / "make_tables.py"), *words]
-        env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-        return subprocess.run(
-            command, capture_output=True, encoding="utf-8", cwd=tmp_path, env=env, check=False
-        )
-
+def test_the_command_prints_tables_and_fails_in_one_sentence(runs, tmp_path, script, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     runs(*(result(seed, 0.5, experiment="mnist_rts") for seed in range(3)))
-    done = call()  # the defaults: results -> results
-    assert done.returncode == 0, done.stderr
-    assert row_of(done.stdout, "ST-CNN affine")[1] == "0.50 ± 0.00 (3)<br><sub>paper 0.5 · 0.00</sub>"
-    assert [Path(line).as_posix() for line in done.stdout.splitlines()[-3:]] == [
+    status, said, errors = script("make_tables.py")  # the defaults: results -> results
+    assert status == 0, errors
+    assert row_of(said, "ST-CNN affine")[1] == "0.50 ± 0.00 (3)<br><sub>paper 0.5 · 0.00</sub>"
+    assert [Path(line).as_posix() for line in said.splitlines()[-3:]] == [
         "results/README.md",
         "results/tables/table1-fast.csv",
         "results/tables/table1-fast.tex",
     ]
     readme = (tmp_path / "results" / "README.md").read_bytes()
     (tmp_path / "results" / "runs" / "mnist_rts" / "bad.json").write_text("{")
-    failed = call("results")
-    assert failed.returncode == 2 and failed.stdout == ""
-    assert failed.stderr.count("\n") == 1 and "bad.json" in failed.stderr
+    status, said, errors = script("make_tables.py", "results")
+    assert status == 2 and said == ""
+    assert errors.count("\n") == 1 and "bad.json" in errors
     assert (tmp_path / "results" / "README.md").read_bytes() == readme
 
 

@@ -5,7 +5,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -278,11 +277,10 @@ def test_bad_budgets(text):
         (["tc", "--dataset", "toy_birds"], "is not of the kind of images"),
     ],
 )
-def test_the_scripts_errors_are_one_sentence(arguments, message):
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert message in done.stderr
+def test_the_scripts_errors_are_one_sentence(script, arguments, message):
+    status, _, said = script("reproduce.py", *arguments)
+    assert (status, said.count("\n")) == (2, 1)
+    assert message in said
 
 
 def test_a_stopped_training_keeps_its_checkpoint_and_goes_on(tmp_path, monkeypatch):

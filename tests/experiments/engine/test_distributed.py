@@ -72,10 +72,9 @@ def test_two_processes_train_what_one_does(tmp_path):
     )
 
 
-@pytest.mark.slow
-def test_what_does_not_divide_is_refused(tmp_path):
-    odd = launch(tmp_path, 2, "trainer.batch_size=15")
-    assert odd.returncode != 0 and "trainer.batch_size=15 does not divide among 2 processes" in odd.stderr
+def test_what_does_not_divide_is_refused():
+    with pytest.raises(UserError, match="batch_size=6 does not divide among 4 processes"):
+        Part(digits(), 0, 4)
 
 
 def digits(seed=0):

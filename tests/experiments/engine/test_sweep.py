@@ -183,8 +183,3 @@ def test_a_sweep_from_the_command_line_side_by_side(tmp_path):
     assert "1 done, 1 failed." in first.stdout and "The loss is nan" in first.stdout
     (result,) = tmp_path.rglob("result.json")
     assert result.parent.name == "seed_3" and "test_error" in (result.parent / "train.log").read_text()
-
-    again = command(tmp_path, "model=fcn,st_fcn", "seed=3", many=True)
-    assert again.returncode == 0, again.stderr
-    assert "2 runs: 1 finished or refused, 1 to do." in again.stdout
-    assert "1 done, 1 skipped." in again.stdout and "finished before: test_error" in again.stdout
