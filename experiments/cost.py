@@ -18,9 +18,10 @@ from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.estimates import Finished
+from experiments.report import embed
 
 SUITES = {False: "cells", True: "cells_gpu"}
-OPEN, CLOSE = "<!-- cost -->", "<!-- /cost -->"
+MARK = "cost"  # of its place on a page
 MISSING = "\N{EM DASH}"
 EVERYTHING = "all tables"
 LONGEST_FIRST = (
@@ -337,10 +338,7 @@ def write(found: Cost, *, out: Path | None, page: Path | None) -> list[Path]:
         out.write_text(found.page(), encoding="utf-8")
         written.append(out)
     if page is not None:
-        before, begin, rest = page.read_text(encoding="utf-8").partition(f"{OPEN}\n")
-        _, end, after = rest.partition(f"{CLOSE}\n")
-        if not (begin and end):
-            raise UserError(f"{page} has no place for the costs: {OPEN} ... {CLOSE}.")
-        page.write_text(f"{before}{begin}{found.markdown(every=False)}{end}{after}", encoding="utf-8")
+        if not embed(page, found.markdown(every=False), MARK):
+            raise UserError(f"{page} has no place for the costs: <!-- {MARK} --> ... <!-- /{MARK} -->.")
         written.append(page)
     return written

@@ -11,8 +11,9 @@ from experiments.engine.build import UserError
 from experiments.engine.compute import choose
 from experiments.engine.files import write_json
 from experiments.engine.run import git_revision, versions
+from experiments.report import embed
 
-OPEN, CLOSE = "<!-- performance -->", "<!-- /performance -->"
+MARK = "performance"  # of its place on a page
 
 
 def run_suites(names: Sequence[str], *, rounds: int, path: Path | None) -> dict[str, Any]:
@@ -150,11 +151,8 @@ def write_page(path: Path, *, readme: Path | None = None) -> list[Path]:
     if "size" in held:
         written.append(_plot(held["size"]["rows"], path.parent / "figures" / "benchmarks-size.png"))
     if readme is not None:
-        before, begin, rest = readme.read_text(encoding="utf-8").partition(f"{OPEN}\n")
-        _, end, after = rest.partition(f"{CLOSE}\n")
-        if not (begin and end):
-            raise UserError(f"{readme} has no place for the paragraph: {OPEN} ... {CLOSE}.")
-        readme.write_text(f"{before}{begin}{paragraph(held)}\n{end}{after}", encoding="utf-8")
+        if not embed(readme, paragraph(held), MARK):
+            raise UserError(f"{readme} has no place for the paragraph: <!-- {MARK} --> ... <!-- /{MARK} -->.")
         written.append(readme)
     return written
 

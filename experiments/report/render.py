@@ -268,13 +268,13 @@ def write_tables(
     return text, list(texts)
 
 
-def embed(page: str | Path, text: str) -> bool:
-    """Put the tables between `<!-- tables -->` and `<!-- /tables -->` of a page; False where it has no such place."""
+def embed(page: str | Path, text: str, mark: str = "tables") -> bool:
+    """Put a text between `<!-- mark -->` and `<!-- /mark -->` of a page; False where it has no such place."""
     page = Path(page)
-    before, begin, rest = page.read_text(encoding="utf-8").partition("<!-- tables -->\n")
-    _, end, after = rest.partition("<!-- /tables -->\n")
+    before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition(f"<!-- /{mark} -->\n")
     if not (begin and end):
         return False
-    # The page has its own headings; the tables' links are the page's business.
+    # The page has its own headings; the text's links are the page's business.
     page.write_text(f"{before}{begin}{text.rstrip()}\n{end}{after}", encoding="utf-8", newline="\n")
     return True
