@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from experiments.engine.task import Classification
+from experiments.engine.smoothing import SmoothedClassification
 from experiments.report import Result, Row, Table
 from stn import Transform
 from stn.datasets.birds import BODY, HEAD, PARTS
@@ -91,7 +91,7 @@ def inside(polygon: Tensor, points: Tensor) -> Tensor:
     return (side >= 0).all(1) | (side <= 0).all(1)
 
 
-class Birdwatching(Classification):
+class Birdwatching(SmoothedClassification):
     """Classification of birds, and which part of a bird each transformer finds.
 
     evaluate returns `accuracy` beside `error`; and for transformer k, in how many percent of the birds that show any of

@@ -89,13 +89,21 @@ class ParallelTransformers(nn.Module):
 
         returns: the warped images (B, K, C, h, w) and theta (B, K, num_params).
         """
-        theta = self.head(self.localisation(image if seen is None else seen)).unflatten(1, (self.count, -1))
+        theta = self.locate(image if seen is None else seen)
+        return self.warp(image, theta), theta
+
+    def locate(self, seen: Tensor) -> Tensor:
+        """seen: what the localisation network looks at.   returns: theta (B, K, num_params)."""
+        return self.head(self.localisation(seen)).unflatten(1, (self.count, -1))
+
+    def warp(self, image: Tensor, theta: Tensor) -> Tensor:
+        """image: (B, C, H, W).   theta: (B, K, num_params).   returns: (B, K, C, h, w)."""
         size = self.out_size or tuple(image.shape[2:])
         warped = [
             sample(image, self.transform.grid(theta[:, k], size), mode=self.mode, padding=self.padding)
             for k in range(self.count)
         ]
-        return torch.stack(warped, 1), theta
+        return torch.stack(warped, 1)
 
 
 def localisation_parameters(model: nn.Module) -> list[nn.Parameter]:

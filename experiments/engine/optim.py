@@ -10,24 +10,36 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from experiments.engine.build import build
 from stn import localisation_parameters
+from stn.models.backbones import Backbone
 
 
 def make_optimizer(model: nn.Module, config: Mapping[str, Any], *, plain: bool = False) -> Optimizer:
-    """The optimiser of `config`, in two parameter groups: the localisation networks and the rest.
+    """The optimiser of `config`, in parameter groups: the rest, the localisation networks, pretrained backbones.
 
     config: `_target_` and its arguments; `lr`; `localisation_lr`, the factor on lr for everything that theta
     depends on. theta's gradient sums over all pixels, so it grows with the image; the factor answers that.
+    `pretrained_lr`: the factor for all backbones, those of localisation networks too; left out or null: they are like
+    everything around them.
     plain: leave out the update of all parameters in one kernel (`fused`), which gains a millisecond a step on a CPU.
     """
-    arguments = {key: value for key, value in config.items() if key != "localisation_lr"}
+    factors = {name: config.get(name) for name in ("localisation_lr", "pretrained_lr")}
+    arguments = {key: value for key, value in config.items() if key not in factors}
     if plain:
         arguments.pop("fused", None)
-    localisation = localisation_parameters(model)
-    mine = {id(parameter) for parameter in localisation}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in mine]
+    pretrained = [
+        parameter
+        for module in model.modules()
+        if isinstance(module, Backbone) and factors["pretrained_lr"] is not None
+        for parameter in module.parameters()
+    ]
+    taken = {id(parameter) for parameter in pretrained}
+    localisation = [parameter for parameter in localisation_parameters(model) if id(parameter) not in taken]
+    taken |= {id(parameter) for parameter in localisation}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
     groups = [{"params": rest, "lr": config["lr"]}]
-    if localisation:
-        groups.append({"params": localisation, "lr": config["lr"] * config["localisation_lr"]})
+    for parameters, name in ((localisation, "localisation_lr"), (pretrained, "pretrained_lr")):
+        if parameters:
+            groups.append({"params": parameters, "lr": config["lr"] * factors[name]})
     return build({**arguments, "_partial_": True})(groups)
 
 

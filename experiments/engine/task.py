@@ -18,6 +18,10 @@ class Classification:
         """returns: the loss to minimise, sums over the batch (`loss`, `errors`, `images`) and the model's aux."""
         images, labels = batch
         logits, aux = model(images)
+        return (*self.counted(logits, labels), aux)
+
+    def counted(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """returns: the loss, and the sums."""
         loss = F.cross_entropy(logits.float(), labels)
         with torch.no_grad():
             sums = {
@@ -25,7 +29,7 @@ class Classification:
                 "errors": (logits.argmax(1) != labels).sum(),
                 "images": torch.full((), len(labels), device=loss.device),
             }
-        return loss, sums, aux
+        return loss, sums
 
     @torch.no_grad()
     def watch(self, model: nn.Module, aux: dict[str, Tensor]) -> dict[str, float]:

@@ -23,6 +23,7 @@ SCALINGS: dict[str, Scaling] = {
     "symmetric": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # x * 2 - 1
 }
 PADDINGS = ("torch", "same")
+NORMS = ("batch", "frozen")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Backbone(nn.Module):
         weights were trained.
     padding: of 3x3 convolutions with stride 2: `torch`, a pixel on each side; `same`, TensorFlow's: on images of even
         size a pixel to the right and below; or `auto`.
+    norm: of batch normalisation, in training: `batch`, over the batch; `frozen`, as in evaluation, with the mean and
+        variance of the weights, for batches too small to tell (its scale and shift are learnt either way).
     forward: (B, 3, H, W) -> (B, out_channels, ceil(H / 32), ceil(W / 32)).
     raises: ValueError for an unknown choice, or weights that do not fit; FileNotFoundError for weights not to be had.
     """
@@ -74,12 +77,14 @@ class Backbone(nn.Module):
         data_dir: str | Path | None = None,
         scaling: str = "auto",
         padding: str = "auto",
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         for key, value, valid in (
             ("arch", arch, tuple(ARCHITECTURES)),
             ("scaling", scaling, ("auto", *SCALINGS)),
             ("padding", padding, ("auto", *PADDINGS)),
+            ("norm", norm, NORMS),
         ):
             if value not in valid:
                 raise ValueError(f"backbone.{key}={value} is not valid: choose one of {', '.join(valid)}.")
@@ -107,7 +112,16 @@ class Backbone(nn.Module):
         self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1))
         with torch.no_grad():
             self.out_channels = int(self.features.eval()(torch.zeros(1, 3, 64, 64)).shape[1])
-        self.features.train()
+        self.norm = norm
+        self.train()
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        if self.norm == "frozen":
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, image: Tensor) -> Tensor:
         return self.features((image - self.mean) / self.deviation)
@@ -128,6 +142,22 @@ class SamePadding(nn.Module):
         return F.pad(x, pads)
 
 
+class SameDepthwise(nn.Sequential):
+    """`SamePadding`, and a depthwise 3x3 convolution of stride 2.
+
+    On a CPU it is computed at stride 1, and every other pixel taken: the same numbers, and in bf16 the backward pass of
+    the strided one is several times as slow.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        conv = self[1]
+        assert isinstance(conv, nn.Conv2d)
+        whole = F.conv2d(x, conv.weight, conv.bias, padding=1, groups=conv.groups)
+        return whole[:, :, 1 - x.shape[2] % 2 :: 2, 1 - x.shape[3] % 2 :: 2]
+
+
 def _convolutional(network: nn.Module, last: str | None) -> nn.Sequential:
     if last is None:
         features = network.features
@@ -146,7 +176,8 @@ def _pad_as_tensorflow(features: nn.Module) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d) and child.stride == (2, 2) and child.kernel_size == (3, 3):
                 child.padding = (0, 0)
-                setattr(module, name, nn.Sequential(SamePadding(3, 2), child))
+                kind = nn.Sequential if child.groups == 1 else SameDepthwise
+                setattr(module, name, kind(SamePadding(3, 2), child))
 
 
 def _torchvisions(arch: str) -> dict[str, Tensor]:

@@ -45,7 +45,8 @@ class ImageSTCNN(nn.Module):
     crop: side of what each gives its backbone, pixels; the image's unless given.
     seen: side of what the localisation network sees, pixels; an image larger by a whole factor is averaged down to it.
     forward: images (B, 3, H, H) in [0, 1] -> (logits (B, num_classes), aux with `theta` (B, K, num_params) and `warped`
-    (B, K, 3, crop, crop)).
+    (B, K, 3, crop, crop)). With noise (B, K, num_params), the crops are those at theta + noise, and theta has no
+    gradient through them; aux has `mirrored` too, the logits at theta - noise under the same dropout, without gradient.
     raises: ValueError for images that are not square or that `seen` does not divide, or transformers that would all
     start alike.
     """
@@ -90,14 +91,26 @@ class ImageSTCNN(nn.Module):
         """One entry a transformer, for what asks each for its transform."""
         return [self.parallel] * self.parallel.count
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Aux]:
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Aux]:
         seen = F.avg_pool2d(image, self.factor) if self.factor > 1 else image
-        warped, theta = self.parallel(image, seen)
+        theta = self.parallel.locate(seen)
+        at = theta if noise is None else theta.detach() + noise
+        features, warped = self._read(image, at)
+        kept = self.dropout(torch.ones_like(features))
+        aux = {"theta": theta, "warped": warped}
+        if noise is not None:
+            with torch.no_grad():
+                aux["mirrored"] = self.classifier(self._read(image, theta - noise)[0] * kept)
+        return self.classifier(features * kept), aux
+
+    def _read(self, image: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """returns: what the backbones make of the crops, pooled, end to end, and the crops."""
+        warped = self.parallel.warp(image, theta)
         each = [
             backbone(crop).mean((2, 3))
             for backbone, crop in zip(self.backbones, warped.unbind(1), strict=True)
         ]
-        return self.classifier(self.dropout(torch.cat(each, 1))), {"theta": theta, "warped": warped}
+        return torch.cat(each, 1), warped
 
 
 class Localisation(nn.Sequential):

@@ -90,7 +90,8 @@ def test_random_windows_find_what_chance_does():
 @pytest.mark.parametrize("experiment", list(birds.EXPERIMENTS))
 def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path):
     windows = [] if experiment == "cub_cnn_224" else WINDOWS
-    overrides = [f"experiment={experiment}", *TINY, *windows, "dataset.val_size=8"]
+    smoothed = ["task.smoothing=[0.3,0.1]"] if experiment == "cub_2st_448" else []
+    overrides = [f"experiment={experiment}", *TINY, *windows, *smoothed, "dataset.val_size=8"]
     result = run(configure(*overrides, tiny=False), overrides)
     metrics = result["metrics"]
     assert (

@@ -12,6 +12,8 @@ import stn
 from experiments.engine.build import UserError, build
 from experiments.engine.cli import explain_bad_overrides
 from experiments.engine.optim import make_optimizer, one_cycle
+from stn.models.backbones import Backbone
+from stn.models.images import ImageSTCNN
 from stn.models.mnist import cnn, st_cnn
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,6 +64,27 @@ def test_localisation_has_its_own_rate_and_every_parameter_is_in_one_group(name)
         cnn((1, 28, 28), width=4), {"_target_": "torch.optim.SGD", "lr": 0.1, "localisation_lr": 5}
     )
     assert [group["lr"] for group in alone.param_groups] == [0.1]
+
+
+def test_pretrained_backbones_have_a_rate_of_their_own_where_it_is_given():
+    model = ImageSTCNN(
+        (3, 64, 64), num_classes=3, backbone=Backbone("resnet18", weights="none"), transform=stn.Translation(),
+        num_transformers=2,
+    )  # fmt: skip
+    config = {"_target_": "torch.optim.SGD", "lr": 0.1, "localisation_lr": 0.5}
+    for groups in (
+        make_optimizer(model, config).param_groups,
+        make_optimizer(model, {**config, "pretrained_lr": None}).param_groups,
+    ):
+        assert [group["lr"] for group in groups] == [0.1, 0.05]
+    rest, localisation, pretrained = make_optimizer(model, {**config, "pretrained_lr": 0.1}).param_groups
+    assert (rest["lr"], localisation["lr"], pretrained["lr"]) == (0.1, 0.05, pytest.approx(0.01))
+    backbones = [*model.backbones, model.parallel.localisation[0]]
+    assert {id(p) for p in pretrained["params"]} == {id(p) for one in backbones for p in one.parameters()}
+    assert {id(p) for p in rest["params"]} == {id(p) for p in model.classifier.parameters()}
+    assert len(localisation["params"]) == 6  # the 1x1 convolution, a fully connected layer, theta's
+    every = [p for group in (rest, localisation, pretrained) for p in group["params"]]
+    assert sorted(map(id, every)) == sorted(map(id, model.parameters()))
 
 
 def test_schedules_reach_the_optimiser_in_every_group():

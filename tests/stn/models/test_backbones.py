@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.models as zoo
+from torch import nn
 
-from stn.models.backbones import Backbone, SamePadding
+from stn.models.backbones import Backbone, SameDepthwise, SamePadding
 
 
 @pytest.mark.parametrize("arch", ["mobilenet_v2", "resnet18"])
@@ -50,6 +51,30 @@ def test_same_padding_by_hand():
     assert padded[0, 0, 0].tolist() == [0, 1, 1, 1, 1, 1, 0]
 
 
+@pytest.mark.parametrize("side", [(14, 14), (13, 15), (8, 7)])
+def test_a_depthwise_convolution_is_the_same_at_stride_one_and_thinned(side):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 6, 3, stride=2, groups=6)
+    image = torch.randn(2, 6, *side, requires_grad=True)
+    ours, strided = SameDepthwise(SamePadding(3, 2), conv)(image), conv(SamePadding(3, 2)(image))
+    torch.testing.assert_close(ours, strided)
+    one, two = (torch.autograd.grad(out.square().sum(), image)[0] for out in (ours, strided))
+    torch.testing.assert_close(one, two)
+
+
+def test_frozen_norms_keep_what_the_weights_say():
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 64, 64)
+    for norm, moved in (("batch", True), ("frozen", False)):
+        backbone = Backbone("resnet18", weights="none", norm=norm).train()
+        before = backbone.features[1].running_mean.clone()
+        trained = backbone(images)
+        assert (not torch.equal(before, backbone.features[1].running_mean)) == moved
+        if norm == "frozen":
+            torch.testing.assert_close(trained, backbone.eval()(images))
+        assert all(parameter.requires_grad for parameter in backbone.parameters())
+
+
 def test_padding_changes_the_strided_convolutions_and_no_size(tmp_path):
     torch.manual_seed(0)
     torch.save(zoo.mobilenet_v2(weights=None).state_dict(), tmp_path / "weights.pth")
@@ -77,6 +102,7 @@ def test_padding_changes_the_strided_convolutions_and_no_size(tmp_path):
     [
         ({"arch": "vgg"}, ValueError, r"backbone\.arch=vgg is not valid: choose one of googlenet"),
         ({"scaling": "x"}, ValueError, r"backbone\.scaling=x is not valid"),
+        ({"norm": "x"}, ValueError, r"backbone\.norm=x is not valid: choose one of batch, frozen"),
         (
             {"weights": "nowhere.pth"},
             FileNotFoundError,

@@ -1,0 +1,193 @@
+"""How the loss changes as the windows move: what a small step's slope, the sampler's gradient, says of larger steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.birds import HEAD, region_centres
+from experiments.engine.build import UserError
+from experiments.engine.run import load_run
+from stn import ParallelTransformers, SpatialTransformer, Translation
+
+STEPS = (0.003, 0.01, 0.03, 0.1, 0.2, 0.4)  # in theta's units; for a translation the image is 2 across
+
+
+@contextmanager
+def moved(module: nn.Module, by: Tensor) -> Iterator[None]:
+    """While it lasts, the transformer's theta is `by` (B, P or K * P) further."""
+    handle = module.head.register_forward_hook(lambda _module, _inputs, theta: theta + by)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def landscape(
+    model: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    *,
+    steps: Sequence[float] = STEPS,
+    spread: float = 0.0,
+    seed: int = 0,
+    towards: Callable[[int, Tensor], Tensor] | None = None,
+) -> dict[str, Any]:
+    """The loss's slope in theta over steps of several sizes, image by image.
+
+    model: with one `SpatialTransformer` or `ParallelTransformers`; theta of D = (K *) num_params numbers.
+    batches: images (B, C, H, W) and labels.   steps: h of the central differences, in theta's units.
+    spread: theta is first moved by so much, Gaussian, for there is little slope where training has ended.
+    towards(batch, theta (B, D)) -> (B, D): directions to compare with, such as to a bird's head, that many numbers a
+    window; None: none.
+    returns: `gradient`: of the sampler's own gradient, the median `norm` over the images, and `cosine_to_target`;
+    `steps`: for each h the same of the downhill slope, and `cosine`, the mean cosine between it and the gradient.
+    raises: UserError for a network with no transformer or several one after the other.
+    """
+    found = [m for m in model.modules() if isinstance(m, SpatialTransformer | ParallelTransformers)]
+    if len(found) != 1:
+        raise UserError(
+            f"The landscape is of one transformer (or several in parallel), and this network has {len(found)}."
+        )
+    module, model = found[0], model.eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    gradients: list[Tensor] = []
+    slopes: dict[float, list[Tensor]] = {step: [] for step in steps}
+    targets: list[Tensor] = []
+
+    for index, (images, labels) in enumerate(batches):
+
+        def loss(by: Tensor, images: Tensor = images, labels: Tensor = labels) -> Tensor:
+            with moved(module, by):
+                return F.cross_entropy(model(images)[0].float(), labels, reduction="none")
+
+        with torch.no_grad():
+            theta = model(images)[1]["theta"].flatten(1)
+        offset = spread * torch.randn(theta.shape, generator=generator)
+        here = offset.clone().requires_grad_(True)
+        gradients.append(-torch.autograd.grad(loss(here).sum(), here)[0])
+        if towards:
+            targets.append(towards(index, theta + offset))
+        with torch.no_grad():
+            for step in steps:
+                each = [
+                    (loss(offset - step * axis) - loss(offset + step * axis)) / (2 * step)
+                    for axis in torch.eye(theta.shape[1])
+                ]
+                slopes[step].append(torch.stack(each, 1))
+
+    gradient, target = torch.cat(gradients), torch.cat(targets) if towards else None
+
+    def about(downhill: Tensor) -> dict[str, float]:
+        numbers = {"norm": downhill.norm(dim=1).median().item()}
+        if target is not None:
+            windows = (downhill.unflatten(1, (-1, 2)), target.unflatten(1, (-1, 2)))
+            numbers["cosine_to_target"] = F.cosine_similarity(*windows, dim=2).mean().item()
+        return numbers
+
+    return {
+        "images": len(gradient),
+        "spread": spread,
+        "gradient": about(gradient),
+        "steps": [
+            {
+                "step": step,
+                **about(downhill),
+                "cosine": F.cosine_similarity(downhill, gradient, dim=1).mean().item(),
+            }
+            for step, downhill in ((step, torch.cat(each)) for step, each in slopes.items())
+        ],
+    }
+
+
+def landscape_of_run(
+    folder: Path, circumstances: Mapping[str, Any], *, images: int = 200, spread: float = 0.2
+) -> dict[str, Any]:
+    """The landscape of a trained network over the first test images (one of every so many, that all classes are there).
+
+    With birds and translated windows, the target is the middle of each bird's head.
+    raises: UserError for a folder without a trained network, or a network without transformers.
+    """
+    data, model, config = load_run(folder, dict(circumstances))
+    kept: list[tuple[Tensor, ...]] = []
+    every = max(len(data.test.labels) // images, 1)
+    for first, batch in enumerate(data.test.batches(every)):
+        if first < images:
+            kept.append(tuple(part[:1] for part in batch))
+    joined = [torch.cat(parts) for parts in zip(*kept, strict=True)]
+    parts = [piece.split(20) for piece in joined]
+    towards = None
+    if len(joined) == 3 and isinstance(model.transformers[0].transform, Translation):
+
+        def towards(batch: int, theta: Tensor) -> Tensor:
+            head, _ = region_centres(parts[2][batch], HEAD)
+            return (head[:, None] - theta.unflatten(1, (-1, 2))).flatten(1)
+
+    batches = list(zip(parts[0], parts[1], strict=True))
+    name = {key: config[key] for key in ("experiment", "seed")} | {"run": folder.parent.name}
+    return {**name, **landscape(model, batches, spread=spread, towards=towards)}
+
+
+def markdown(found: Sequence[Mapping[str, Any]]) -> str:
+    """A table a run: the slope over steps of several sizes."""
+    lines: list[str] = []
+    for one in found:
+        lines += [
+            f"**{one['experiment']}**, {one['run']}, seed {one['seed']}, {one['images']} test images",
+            "",
+        ]
+        aimed = "cosine_to_target" in one["gradient"]
+        head = [
+            "step",
+            "median slope",
+            "cosine to the sampler's gradient",
+            *(["to the head"] if aimed else []),
+        ]
+        lines += ["| " + " | ".join(head) + " |", "|" + ":-:|" * len(head)]
+        rows = [{"step": None, "cosine": 1.0, **one["gradient"]}, *one["steps"]]
+        for row in rows:
+            cells = [
+                "the sampler's gradient" if row["step"] is None else f"{row['step']:g}",
+                f"{row['norm']:.2f}",
+            ]
+            cells += [f"{row['cosine']:.2f}", *([f"{row['cosine_to_target']:.2f}"] if aimed else [])]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def picture(found: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Over the step's size: the cosine between the slope and the sampler's gradient, a line a run; and, where there is
+    a target, how far slope and gradient point to it.   returns: the path."""
+    import matplotlib.pyplot as plt  # slow to import
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for k, one in enumerate(found):
+        colour, steps = f"C{k}", [row["step"] for row in one["steps"]]
+        axes[0].plot(
+            steps, [row["cosine"] for row in one["steps"]], "o-", color=colour, label=one["experiment"]
+        )
+        if "cosine_to_target" in one["gradient"]:
+            shares = [row["cosine_to_target"] for row in one["steps"]]
+            axes[1].plot(steps, shares, "o-", color=colour, label=f"{one['experiment']}: slope over the step")
+            own = one["gradient"]["cosine_to_target"]
+            axes[1].axhline(
+                own, color=colour, linestyle=":", label=f"{one['experiment']}: the sampler's gradient"
+            )
+    axes[0].set_ylabel("cosine to the sampler's gradient")
+    axes[1].set_ylabel("cosine to the bird's head")
+    for one_axes in axes:
+        one_axes.set(xscale="log", xlabel="step in theta", ylim=(-0.1, 1.05))
+        one_axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        if one_axes.lines[:-1]:
+            one_axes.legend(frameon=False, fontsize=8)
+    axes[1].set_ylim(-0.1, 0.6)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
