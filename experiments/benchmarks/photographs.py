@@ -37,7 +37,7 @@ def network(experiment: str) -> tuple[ImageCNN | ImageSTCNN, Tensor, Compute]:
 
 
 def bird_step(experiment: str) -> Work:
-    """A training step without its data."""
+    """A training step without its data, theta's gradient the sampler's own."""
     model, images, compute = network(experiment)
     cfg = config(f"experiment={experiment}", "trainer=fast")
     labels = torch.randint(CLASSES, (BATCH,), device=images.device)
@@ -47,7 +47,8 @@ def bird_step(experiment: str) -> Work:
             return images, labels
 
     optimizer = make_optimizer(model, optimizer_config(cfg))
-    return make_step(model, optimizer, Stream(), build(cfg.task), compute.autocast, graph=False), BATCH
+    task = build(config(f"experiment={experiment}").task)
+    return make_step(model, optimizer, Stream(), task, compute.autocast, graph=False), BATCH
 
 
 def bird_stage(experiment: str, stage: str) -> Work:
