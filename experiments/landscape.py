@@ -164,30 +164,24 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
 def picture(found: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Over the step's size: the cosine between the slope and the sampler's gradient, a line a run; and, where there is
     a target, how far slope and gradient point to it.   returns: the path."""
-    import matplotlib.pyplot as plt  # slow to import
+    from matplotlib.figure import Figure  # slow to import
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    aimed = any("cosine_to_target" in one["gradient"] for one in found)
+    figure = Figure(figsize=(10 if aimed else 5, 3.6), layout="constrained")
+    axes = figure.subplots(1, 1 + aimed, squeeze=False)[0]
     for k, one in enumerate(found):
-        colour, steps = f"C{k}", [row["step"] for row in one["steps"]]
-        axes[0].plot(
-            steps, [row["cosine"] for row in one["steps"]], "o-", color=colour, label=one["experiment"]
-        )
+        colour, name = f"C{k}", one["experiment"]
+        steps = [row["step"] for row in one["steps"]]
+        axes[0].plot(steps, [row["cosine"] for row in one["steps"]], "o-", color=colour, label=name)
         if "cosine_to_target" in one["gradient"]:
             shares = [row["cosine_to_target"] for row in one["steps"]]
-            axes[1].plot(steps, shares, "o-", color=colour, label=f"{one['experiment']}: slope over the step")
+            axes[1].plot(steps, shares, "o-", color=colour, label=f"{name}: slope over the step")
             own = one["gradient"]["cosine_to_target"]
-            axes[1].axhline(
-                own, color=colour, linestyle=":", label=f"{one['experiment']}: the sampler's gradient"
-            )
-    axes[0].set_ylabel("cosine to the sampler's gradient")
-    axes[1].set_ylabel("cosine to the bird's head")
-    for one_axes in axes:
-        one_axes.set(xscale="log", xlabel="step in theta", ylim=(-0.1, 1.05))
+            axes[1].axhline(own, color=colour, linestyle=":", label=f"{name}: the sampler's gradient")
+    for one_axes, what in zip(axes, ("the sampler's gradient", "the bird's head"), strict=False):
+        one_axes.set(xscale="log", xlabel="step in theta", ylabel=f"cosine to {what}", ylim=(-0.1, 1.05))
         one_axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-        if one_axes.lines[:-1]:
-            one_axes.legend(frameon=False, fontsize=8)
-    axes[1].set_ylim(-0.1, 0.6)
+        one_axes.legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
     return path
