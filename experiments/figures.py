@@ -337,7 +337,7 @@ def photographs(
         text = names[predicted[i]] if right else f"{names[predicted[i]]}\n(is {names[labels[i]]})"
         line[0].set_xlabel(text, color="black" if right else "#c1121f", fontsize=9)
     figure.suptitle(title, fontsize=11)
-    return _save(figure, path, dpi=80)  # photographs do not compress
+    return _save(figure, path, dpi=min(80, 300 // each))  # photographs do not compress
 
 
 def _save(figure: Figure, path: Path, *, dpi: int = 130) -> Path:
