@@ -38,8 +38,13 @@ class SmoothedClassification(Classification):
             self.sigma = first + share * (last - first)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        if not self.smoothing or not hasattr(model, "parallel"):
+        if not self.smoothing:
             return super().loss(model, batch)
+        if not hasattr(model, "parallel"):
+            raise UserError(
+                "task.smoothing is of the gradient of parallel transformers, and this network has none: "
+                "task.smoothing=null, or model=image_st_cnn."
+            )
         images, labels = batch
         parallel = model.parallel
         noise = self.sigma * torch.randn(

@@ -153,6 +153,11 @@ def test_what_cannot_be_is_refused(smoothing):
         SmoothedClassification(smoothing)
 
 
+def test_a_network_without_transformers_has_nothing_to_smooth():
+    with pytest.raises(UserError, match="this network has none: task.smoothing=null"):
+        SmoothedClassification([0.3, 0.1]).loss(nn.Linear(2, 2), batch())
+
+
 def test_the_papers_schedule_has_the_samplers_own_gradient():
     for trainer, smoothing, norm in (("paper_birds", None, "batch"), ("fast", [0.3, 0.15], "frozen")):
         cfg = configuration(["experiment=cub_2st_448", f"trainer={trainer}"])
