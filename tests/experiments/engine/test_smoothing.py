@@ -154,7 +154,7 @@ def test_what_cannot_be_is_refused(smoothing):
 
 
 def test_a_network_without_transformers_has_nothing_to_smooth():
-    with pytest.raises(UserError, match="this network has none: task.smoothing=null"):
+    with pytest.raises(UserError, match=r"this network has none: task\.smoothing=null"):
         SmoothedClassification([0.3, 0.1]).loss(nn.Linear(2, 2), batch())
 
 
