@@ -113,7 +113,10 @@ def landscape_of_run(
     With birds and translated windows, the target is the middle of each bird's head.
     raises: UserError for a folder without a trained network, or a network without transformers.
     """
+    if images < 1:
+        raise UserError(f"--images {images} is not valid: it is a whole number from 1.")
     data, model, config = load_run(folder, dict(circumstances))
+    transforms = [one.transform for one in getattr(model, "transformers", [])]
     kept: list[tuple[Tensor, ...]] = []
     every = max(len(data.test.labels) // images, 1)
     for first, batch in enumerate(data.test.batches(every)):
@@ -122,7 +125,7 @@ def landscape_of_run(
     joined = [torch.cat(parts) for parts in zip(*kept, strict=True)]
     parts = [piece.split(20) for piece in joined]
     towards = None
-    if len(joined) == 3 and isinstance(model.transformers[0].transform, Translation):
+    if len(joined) == 3 and transforms and isinstance(transforms[0], Translation):
 
         def towards(batch: int, theta: Tensor) -> Tensor:
             head, _ = region_centres(parts[2][batch], HEAD)

@@ -10,7 +10,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from experiments.engine.build import build
 from stn import localisation_parameters
-from stn.models.backbones import Backbone
 
 
 def make_optimizer(model: nn.Module, config: Mapping[str, Any], *, plain: bool = False) -> Optimizer:
@@ -26,12 +25,7 @@ def make_optimizer(model: nn.Module, config: Mapping[str, Any], *, plain: bool =
     arguments = {key: value for key, value in config.items() if key not in factors}
     if plain:
         arguments.pop("fused", None)
-    pretrained = [
-        parameter
-        for module in model.modules()
-        if isinstance(module, Backbone) and factors["pretrained_lr"] is not None
-        for parameter in module.parameters()
-    ]
+    pretrained = [] if factors["pretrained_lr"] is None else _of_backbones(model)
     taken = {id(parameter) for parameter in pretrained}
     localisation = [parameter for parameter in localisation_parameters(model) if id(parameter) not in taken]
     taken |= {id(parameter) for parameter in localisation}
@@ -41,6 +35,13 @@ def make_optimizer(model: nn.Module, config: Mapping[str, Any], *, plain: bool =
         if parameters:
             groups.append({"params": parameters, "lr": config["lr"] * factors[name]})
     return build({**arguments, "_partial_": True})(groups)
+
+
+def _of_backbones(model: nn.Module) -> list[nn.Parameter]:
+    from stn.models.backbones import Backbone  # imports torchvision: slow, and needed by photographs alone
+
+    backbones = [module for module in model.modules() if isinstance(module, Backbone)]
+    return [parameter for backbone in backbones for parameter in backbone.parameters()]
 
 
 def one_cycle(

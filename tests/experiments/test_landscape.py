@@ -66,6 +66,19 @@ def test_from_a_run_to_the_files(configure, tmp_path):
     assert picture(found, tmp_path / "a" / "landscape.png").stat().st_size > 5000
 
 
-def test_a_network_without_transformers_has_none():
+def test_a_network_without_transformers_has_none(configure, tmp_path):
     with pytest.raises(UserError, match="this network has 0"):
         landscape(nn.Linear(2, 2), [])
+    birds = [
+        "experiment=cub_cnn_224", "dataset=toy_birds", "trainer=smoke", "backbone=mobilenet_v2",
+        "backbone.weights=none",
+        "dataset.size=64", "trainer.iterations=2", "trainer.log_every=2", "trainer.checkpoint_every=2",
+        "trainer.val_every=2", "wandb.mode=disabled", "device=cpu", "threads=1", "figures=null",
+    ]  # fmt: skip
+    run(configure(*birds, tiny=False), birds)
+    folder = next((tmp_path / "outputs" / "cub_cnn_224").glob("*/seed_0"))
+    where = {"cache_dir": str(tmp_path / "outputs" / "cache")}
+    with pytest.raises(UserError, match="this network has 0"):
+        landscape_of_run(folder, where, images=2)
+    with pytest.raises(UserError, match="--images 0 is not valid"):
+        landscape_of_run(folder, where, images=0)

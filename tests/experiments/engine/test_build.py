@@ -87,6 +87,11 @@ def test_pretrained_backbones_have_a_rate_of_their_own_where_it_is_given():
     assert sorted(map(id, every)) == sorted(map(id, model.parameters()))
 
 
+def test_runs_on_digits_do_not_wait_for_torchvision():
+    code = "import sys, experiments.engine.run; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_schedules_reach_the_optimiser_in_every_group():
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.SGD(
