@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
+from experiments.engine.identity import identity
 from experiments.engine.run import load_run, run, snapshot_steps
 from experiments.engine.task import Classification
 from experiments.report import Result, Row, Table
@@ -77,7 +77,7 @@ TELLING: tuple[Row, ...] = (("T", "attention"), ("TC", "attention"))
 
 def embedding(
     overrides: Sequence[str], *, run_dir: str | None = None, circumstances: Mapping[str, Any] | None = None
-) -> tuple[CNN, dict[str, Any]]:
+) -> tuple[CNN, Result]:
     """The CNN that describes crops, and its result: the run that `overrides` make, trained where it has not been.
 
     overrides: of `train.py`; a network `cnn` on images of the crops' size.   run_dir: a finished run to take instead.
@@ -107,13 +107,13 @@ def embedding(
         raise UserError(
             f"{folder} holds a {type(model).__name__}, and crops are described by a CNN: model=cnn."
         )
-    return model, json.loads((folder / "result.json").read_text())
+    return model, Result.read(folder / "result.json")
 
 
 def _matters(override: str, overrides: Sequence[str]) -> bool:
     """Whether the configuration is another one without it."""
     without = [one for one in overrides if one != override]
-    return rundir.identity(configuration(without)) != rundir.identity(configuration(overrides))
+    return identity(configuration(without)) != identity(configuration(overrides))
 
 
 def _quoted(value: Any) -> str:
@@ -123,7 +123,7 @@ def _quoted(value: Any) -> str:
     return "'" + value.replace("'", r"\'") + "'" if isinstance(value, str) else str(value)
 
 
-Embedding = tuple[CNN, dict[str, Any]]  # a network and its result
+Embedding = tuple[CNN, Result]  # a network and its result
 
 
 class Colocalisation(nn.Module):
@@ -165,7 +165,7 @@ class Colocalisation(nn.Module):
         network, result = embedding
         self.network = network.eval().requires_grad_(False)
         self.margin, self.held_share, self.crop, self.crop_ratio = margin, held_share, crop, crop_ratio
-        self.metrics = {"embedding_error": float(result["metrics"]["test_error"])}
+        self.metrics = {"embedding_error": result.metric("test_error")}
 
     def at(self, model: nn.Module, share: float) -> None:
         """Told how much of the training is done. Not in `loss`: a recorded CUDA graph would repeat it as it was."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import estimates, reproduce
-from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
+from experiments.engine.identity import config_hash, identity
 from experiments.estimates import Finished
 from experiments.report import embed
 
@@ -93,7 +93,7 @@ _needed: dict[tuple[str, ...], dict[str, Any]] = {}
 def needed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The configuration of a run that others need; the same for all of a section."""
     if overrides not in _needed:
-        _needed[overrides] = rundir.identity(configuration(overrides))
+        _needed[overrides] = identity(configuration(overrides))
     return _needed[overrides]
 
 
@@ -104,9 +104,7 @@ def _job(config: dict[str, Any]) -> Job:
     label = label_of(
         definition.name, definition.rows[row], definition.columns[column], config["trainer"]["name"]
     )
-    return Job(
-        rundir.config_hash(config), estimates.kind(config), definition.title, label, estimates.images(config)
-    )
+    return Job(config_hash(config), estimates.kind(config), definition.title, label, estimates.images(config))
 
 
 def label_of(table: str, row: str, column: str, schedule: str) -> str:

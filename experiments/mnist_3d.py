@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from experiments.report import Result, Row, Table, choose_network_and_experiment
+from experiments.report import Result, Row, Table, choose_network_and_experiment, row_of
 from stn.datasets.volumes import SolidDigits
 
 ROWS: dict[Row, str] = {("cnn_3d", None): "CNN, no ST", ("st_cnn_3d", "affine3d"): "ST-CNN 3-D affine"}
@@ -18,7 +18,7 @@ def place(result: Result) -> tuple[Row, str] | None:
     """A column a cube's side."""
     if result.experiment != "mnist_3d":
         return None
-    return result.row, str(result.config["dataset"]["distort"]["canvas"])
+    return row_of(result), str(result.config["dataset"]["distort"]["canvas"])
 
 
 def overrides(row: Row, column: str) -> list[str]:

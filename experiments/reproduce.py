@@ -25,8 +25,9 @@ from experiments import birds, colocalisation, distorted_mnist, estimates, mnist
 from experiments.engine import process, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import composing
-from experiments.engine.files import write_json
+from experiments.engine.identity import decides, identity
 from experiments.engine.process import BUSY, LOG, ROOT, threads_of, told_device, usual_jobs
+from experiments.engine.result import Result
 from experiments.engine.sweep import numbers
 from experiments.estimates import Estimate, Finished
 from experiments.report import Row, Table, details
@@ -69,7 +70,7 @@ class Run:
         iterations = int(self.config["trainer"]["iterations"])
         return 1 - min(_last_step(self.folder / "metrics.jsonl") / iterations, 1) if self.started else 1.0
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Result | None:
         """The finished result of this very configuration, published or in the run directory."""
         held = (
             rundir.held_result(path, self.config) for path in (self.published, self.folder / "result.json")
@@ -101,7 +102,7 @@ def plan(
         raise UserError(f"There is no trainer {trainer!r}: choose one of {', '.join(trainers)}.")
     extra = [override for override in extra if not override.startswith(LAUNCHERS_OWN)]
     for override in extra:
-        if override.split("=")[0].split(".")[0] not in rundir.CIRCUMSTANCES:
+        if decides(override.split("=")[0]):
             raise UserError(f"{override} would change what a cell measures; use train.py for that.")
     datasets = sorted(path.stem for path in (ROOT / "configs" / "dataset").glob("*.yaml"))
     if dataset is not None and dataset not in datasets:
@@ -159,7 +160,7 @@ def _runs(
         cfg.seed = seed
         folder = rundir.run_dir(cfg, overrides)
         published = results / "runs" / cfg.experiment / f"{folder.parent.name}-{folder.name}.json"
-        runs.append(Run((*overrides, f"seed={seed}"), ROOT / folder, published, rundir.identity(cfg), seed))
+        runs.append(Run((*overrides, f"seed={seed}"), ROOT / folder, published, identity(cfg), seed))
     return runs
 
 
@@ -173,16 +174,16 @@ def publish(runs: Sequence[Run]) -> list[Path]:
     for run in runs:
         result = run.result()
         path = run.published
-        new = result is not None and (not path.exists() or json.loads(path.read_text()) != result)
+        new = result is not None and (not path.exists() or Result.read(path) != result)
         if new:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, result)
+            result.write(path)
             written.append(path)
             if run.seed == 0:
                 _publish_pictures(run)
         if result is not None and (new or not details.details_path(path).exists()):
             own = run.folder / "result.json"
-            if own.exists() and json.loads(own.read_text()) == result:
+            if own.exists() and Result.read(own) == result:
                 details.keep(run.folder, path)
     return written
 
@@ -313,7 +314,7 @@ def reproduce(
                 outcome[kind].append(run.label)
                 if jobs > 1:
                     why = rundir.failure(run.folder) or process.last_line(run.folder / LOG)
-                    say(f"{run.label}: {numbers(result['metrics']) if result else why}")
+                    say(f"{run.label}: {numbers(result.metrics) if result else why}")
 
     with ThreadPoolExecutor(jobs) as pool:
         try:

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from experiments import reproduce
-from experiments.report import ReportError, embed, write_tables
+from experiments.engine.build import UserError
+from experiments.report import embed, write_tables
 from experiments.report.mirror import mirror
 
 TABLES = [table for table, _ in reproduce.TABLES.values()]
@@ -32,11 +33,9 @@ def main() -> int:
     try:
         text, paths = write_tables(args.dirs, args.out, TABLES, include_smoke=args.include_smoke)
         if args.page and not embed(args.page, text):
-            raise ReportError(
-                f"{args.page} has no place for the tables: <!-- tables --> ... <!-- /tables -->."
-            )
+            raise UserError(f"{args.page} has no place for the tables: <!-- tables --> ... <!-- /tables -->.")
         command = args.wandb and mirror(args.dirs, TABLES, mode=args.wandb, include_smoke=args.include_smoke)
-    except (ReportError, OSError) as error:
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(text)

@@ -127,7 +127,7 @@ def test_the_metrics_are_ones_that_a_run_logs(tmp_path):
     logged = (rundir.run_dir(cfg) / "metrics.jsonl").read_text()
     for name in SWEEPS:
         metric = read(name)["metric"]["name"]
-        assert metric in result["metrics"] or f'"{metric}"' in logged, name
+        assert metric in result.metrics or f'"{metric}"' in logged, name
 
 
 def test_the_search_is_stopped_by_validations_that_happen():

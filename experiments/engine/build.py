@@ -7,6 +7,8 @@ from typing import Any
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from experiments.engine.identity import current_name
+
 ALLOWED = ("stn.", "experiments.", "torch.optim.", "torchvision.models.")
 
 
@@ -28,7 +30,8 @@ def build(node: Any, **kwargs: Any) -> Any:
         else deepcopy(node)
     )
     for part in _targets(tree):
-        if not str(part["_target_"]).startswith(ALLOWED):
+        part["_target_"] = current_name(str(part["_target_"]))
+        if not part["_target_"].startswith(ALLOWED):
             raise UserError(
                 f"_target_: {part['_target_']} is not allowed; targets start with {', '.join(ALLOWED)}."
             )

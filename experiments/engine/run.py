@@ -16,45 +16,44 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from experiments.engine import checkpoint, rundir, telling
+from experiments.engine import checkpoint, identity, rundir, telling
 from experiments.engine.build import UserError, build, named
 from experiments.engine.compute import DEVICES, PRECISIONS, Compute, choose
 from experiments.engine.distributed import Group, joined
-from experiments.engine.files import write_atomically, write_json
+from experiments.engine.files import write_atomically
 from experiments.engine.loop import Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
+from experiments.engine.result import Result
 from experiments.engine.sweep import numbers
 from experiments.engine.tracking import MODES, under_agent
 from stn.datasets.mnist import stream_seed
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
 CODE = ("train.py", "stn", "experiments", "configs")  # what a result depends on
 
 
-def run(cfg: DictConfig, overrides: Iterable[str] = (), *, wait: bool = False) -> dict[str, Any]:
+def run(cfg: DictConfig, overrides: Iterable[str] = (), *, wait: bool = False) -> Result:
     """Trains and tests what `cfg` describes, or returns the result that already stands in its run directory.
 
     overrides: the command line's, for the directory's name.   wait: while another process trains it.
-    returns: the content of result.json.
+    returns: what result.json holds.
     raises: UserError with one sentence for what the user can mend.
     """
     check(cfg)
     folder = rundir.run_dir(cfg, overrides)
-    config = rundir.identity(cfg)
     with (
         joined(cfg.device) as group,
         rundir.locked(folder, wait=wait) if group.first else nullcontext(),
         rundir.telling_failure(folder) if group.first else nullcontext(),
     ):
-        result = group.share(rundir.finished(folder, config) if group.first else None)
+        result = group.share(rundir.finished(folder, cfg) if group.first else None)
         if result is not None:
-            log.info("%s is finished already (%s); skipped.", folder, numbers(result["metrics"]))
+            log.info("%s is finished already (%s); skipped.", folder, numbers(result.metrics))
             if group.first and under_agent():
                 telling.tell_agent(cfg, result, folder)
-            return dict(result)
-        return _run(cfg, config, folder, group)
+            return result
+        return _run(cfg, folder, group)
 
 
 def check(cfg: DictConfig) -> None:
@@ -127,13 +126,13 @@ def put_back(node: Any, circumstances: dict[str, Any]) -> None:
     """Tells every `_target_` in a configuration that takes them of circumstances, which no stored one holds."""
     if isinstance(node, DictConfig):
         if "_target_" in node:
-            known = inspect.signature(get_object(node._target_)).parameters
+            known = inspect.signature(get_object(identity.current_name(node._target_))).parameters
             node.update({key: value for key, value in circumstances.items() if key in known})
         for value in node.values():
             put_back(value, circumstances)
 
 
-def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) -> dict[str, Any]:
+def _run(cfg: DictConfig, folder: Path, group: Group) -> Result:
     compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
     data, model = assemble(cfg, compute.device)
     task = build(cfg.task)
@@ -161,11 +160,11 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
         torch.manual_seed(stream_seed(cfg.seed, f"process {group.rank} from step {training.step}"))
     _announce(cfg, training, parameters, compute, seconds_per_step(training, task, compute.autocast))
 
-    transform, revision = rundir.transform_name(config), git_revision()
+    config, revision = identity.stored(cfg), git_revision()
     about = {
         "dataset": data.name,
         "config": config,
-        "config_hash": rundir.config_hash(config),
+        "config_hash": identity.config_hash(config),
         "parameters": parameters,
         **revision,
     }
@@ -218,7 +217,7 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
         )
         if not group.first:
             exit_code = 0
-            return dict(group.share(None))
+            return group.share(None)
         best.save()
         metrics: dict[str, float] = {}
         if data.val is not None:
@@ -226,36 +225,34 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
         tested, predictions = task.evaluate(model, data.test.batches(cfg.trainer.eval_batch_size))
         metrics |= {f"test_{key}": value for key, value in tested.items()}
         figures = build(cfg.figures)(model, data, folder) if cfg.figures else {}
-        result = {
-            "schema": SCHEMA,
-            "experiment": cfg.experiment,
-            "dataset": data.name,
-            "model": cfg.model.name,
-            "transform": transform,
-            "trainer": cfg.trainer.name,
-            "seed": cfg.seed,
-            "metrics": metrics,
-            "width": getattr(model, "width", None),
-            "parameters": parameters,
-            "iterations": training.step,
-            "wall_seconds": round(training.seconds, 1),
-            "images_per_second": round(
-                training.step * cfg.trainer.batch_size / max(training.seconds, 1e-9), 1
-            ),
+        result = Result(
+            experiment=cfg.experiment,
+            dataset=data.name,
+            model=cfg.model.name,
+            transform=identity.transform_name(cfg),
+            trainer=cfg.trainer.name,
+            seed=cfg.seed,
+            metrics=metrics,
+            width=getattr(model, "width", None),
+            parameters=parameters,
+            iterations=training.step,
+            wall_seconds=round(training.seconds, 1),
+            images_per_second=round(training.step * cfg.trainer.batch_size / max(training.seconds, 1e-9), 1),
             **revision,
-            "versions": versions(),
-            "device": compute.name,
-            "precision": compute.precision,
-            "test_fingerprint": data.test.fingerprint,
-            "config_hash": rundir.config_hash(config),
-            "config": config,
-        }
+            versions=versions(),
+            device=compute.name,
+            precision=compute.precision,
+            test_fingerprint=data.test.fingerprint,
+            config_hash=identity.config_hash(config),
+            config=config,
+            path=folder / "result.json",
+        )
         tracker.attempt(lambda: telling.tell(tracker, cfg, result, figures))
         compact = predictions
         if not predictions.is_floating_point():
             compact = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
         torch.save(compact, folder / "predictions.pt")
-        write_json(folder / "result.json", result)
+        result.write(result.path)
         if tracker.artifacts:
             tracker.attempt(lambda: telling.hand_over(tracker, result, folder))
         group.share(result)
@@ -310,7 +307,7 @@ def _announce(
     step_seconds: float,
 ) -> None:
     left = (cfg.trainer.iterations - training.step) * step_seconds
-    what = "-".join(p for p in (cfg.model.name, rundir.transform_name(cfg)) if p)
+    what = "-".join(p for p in (cfg.model.name, identity.transform_name(cfg)) if p)
     hint = f" {cfg.trainer.hint}" if compute.device.type == "cpu" and cfg.trainer.hint else ""
     log.info(
         "%s %s, %s parameters, %s steps of %d on %s in %s: about %s (%.0f ms a step).%s",

@@ -5,6 +5,7 @@ what the paper's numbers are; this package puts our numbers beside them. Every t
 the results alone (sorted, no time stamps, no paths of the machine): the same results give the same bytes.
 """
 
+from experiments.engine.result import Result
 from experiments.report.render import (
     COMMAND,
     GENERATED_TEX,
@@ -17,7 +18,7 @@ from experiments.report.render import (
     render,
     write_tables,
 )
-from experiments.report.results import ReportError, Result, Row, load_results
+from experiments.report.results import Row, load_results, row_of
 from experiments.report.tables import (
     FEW,
     Cell,
@@ -34,7 +35,6 @@ __all__ = [
     "FEW",
     "GENERATED_TEX",
     "Cell",
-    "ReportError",
     "Result",
     "Row",
     "Sheet",
@@ -50,6 +50,7 @@ __all__ = [
     "provenance",
     "render",
     "row_label",
+    "row_of",
     "sheets",
     "write_tables",
 ]

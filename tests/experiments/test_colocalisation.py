@@ -118,7 +118,7 @@ def test_from_nothing_to_the_pictures(configure, images, tmp_path):
     overrides = [*SMALL, f"images={images}", "trainer.snapshot_every=2"]
     overrides.append("figures={_target_: experiments.colocalisation.figures, _partial_: true}")
     result = run(configure(*overrides), overrides)
-    assert {"test_localised", "test_iou", "test_embedding_error"} <= set(result["metrics"])
+    assert {"test_localised", "test_iou", "test_embedding_error"} <= set(result.metrics)
     folder = next((tmp_path / "outputs" / "colocalisation").glob("*/seed_0"))
     assert (folder / "windows.png").stat().st_size > 1000 and (folder / "windows.gif").stat().st_size > 1000
     assert sorted(path.name for path in (folder / "snapshots").iterdir()) == [
@@ -127,7 +127,7 @@ def test_from_nothing_to_the_pictures(configure, images, tmp_path):
     assert torch.load(folder / "predictions.pt", weights_only=True).shape[1] == 4
     # the network that describes crops was trained on the way, into a directory of its own
     assert len(list((tmp_path / "outputs").glob("mnist_p/*/seed_0/result.json"))) == 1
-    assert "circumstances" not in json.dumps(result["config"])
+    assert "circumstances" not in json.dumps(result.config)
 
 
 def test_an_embeddings_name_says_only_what_differs():
@@ -145,12 +145,12 @@ def test_an_embeddings_name_says_only_what_differs():
 def test_the_same_numbers_whether_the_embedding_is_there_or_not(configure):
     first = run(configure(*SMALL), SMALL)
     again = run(configure(*SMALL, "output_dir=" + configure().output_dir + "/../again"), SMALL)
-    assert again["metrics"] == first["metrics"]
+    assert again.metrics == first.metrics
     other = [*SMALL, "wandb.project=x"]
     third = run(
         configure(*other, "dataset.count=99"), [*other, "dataset.count=99"]
     )  # embeddings are there now
-    assert third["metrics"] == first["metrics"]  # 99 is no limit: there are fewer
+    assert third.metrics == first.metrics  # 99 is no limit: there are fewer
 
 
 def test_an_embedding_of_another_kind_is_refused(tmp_path):

@@ -7,9 +7,9 @@ import pytest
 
 from experiments import cost, estimates
 from experiments.cost import Column, Cost, Job, Machine, Rates
-from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
+from experiments.engine.identity import identity
 from experiments.estimates import Finished
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def test_whole_runs_the_longest_first(seconds, workers, last):
 
 
 def made(*overrides):
-    return rundir.identity(configuration(overrides))
+    return identity(configuration(overrides))
 
 
 def row(table, network, column, schedule, rate, device=CPU):

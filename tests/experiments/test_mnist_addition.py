@@ -93,8 +93,8 @@ def test_a_run_measures_who_takes_which_digit_and_draws_it(configure, model):
     names = {
         f"test_st{k}_{what}_digit{j}" for k in range(count) for what in ("holds", "follows") for j in (0, 1)
     }
-    assert set(result["metrics"]) == {"test_error", "test_loss", *names}
-    assert all(0 <= value <= 100 for key, value in result["metrics"].items() if key != "test_loss")
+    assert set(result.metrics) == {"test_error", "test_loss", *names}
+    assert all(0 <= value <= 100 for key, value in result.metrics.items() if key != "test_loss")
     pictures = {path.stem: imread(path) for path in rundir.run_dir(cfg).glob("*.png")}
     assert set(pictures) == ({"pairs", "poses"} if count else {"pairs"})
     assert all(picture.std() > 0.05 for picture in pictures.values())
@@ -102,4 +102,4 @@ def test_a_run_measures_who_takes_which_digit_and_draws_it(configure, model):
 
 def test_any_number_of_transformers_by_one_key(configure):
     result = run(configure("experiment=mnist_addition", "model.num_transformers=3", "trainer.iterations=2"))
-    assert "test_st2_holds_digit1" in result["metrics"] and result["model"] == "2st_fcn"
+    assert "test_st2_holds_digit1" in result.metrics and result.model == "2st_fcn"

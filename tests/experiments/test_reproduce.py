@@ -16,6 +16,7 @@ from experiments import reproduce
 from experiments.engine import process, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
+from experiments.engine.identity import identity, transform_name
 from experiments.report import details
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -316,9 +317,9 @@ def test_what_a_cell_trains_stands_in_that_cell(name, tmp_path):
             cfg = configuration([*table.overrides(row, column), "trainer=smoke"])
             result = SimpleNamespace(
                 experiment=cfg.experiment,
-                row=(cfg.model.name, rundir.transform_name(cfg)),
-                transform=rundir.transform_name(cfg),
-                config=rundir.identity(cfg),
+                row=(cfg.model.name, transform_name(cfg)),
+                transform=transform_name(cfg),
+                config=identity(cfg),
             )
             assert table.place(result) == (row, column)
 

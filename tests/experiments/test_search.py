@@ -236,9 +236,9 @@ def test_the_engines_own_runs(monkeypatch, tmp_path):
     study, _ = go(asked, 1)
     (best,) = ranked(study)
     result = json.loads((Path(best.user_attrs["run"]) / "result.json").read_text())
-    assert best.value == result["metrics"]["val_error"]
-    assert repr(result["config"]["optimizer"]["lr"]) == asked.parameters[0].text(best.params["optimizer.lr"])
-    assert result["transform"] == best.params["transform"]
+    assert best.value == result.metrics["val_error"]
+    assert repr(result.config["optimizer"]["lr"]) == asked.parameters[0].text(best.params["optimizer.lr"])
+    assert result.transform == best.params["transform"]
     with pytest.raises(UserError, match="measure no val_accuracy: --metric is one of val_error, val_loss"):
         go(ask(searched, study="b", metric="val_accuracy"), 1)
 

@@ -71,21 +71,21 @@ def test_an_offline_run_reads_back_as_result_json_says(configure, home, caplog):
     assert held.run["display_name"] == "mnist_rts/st_cnn-affine-smoke/seed_2"
     assert held.run["job_type"] == "smoke"
     tags = {"mnist_rts", "st_cnn", "affine", "smoke", "digits"}
-    if result["git_revision"]:
-        tags |= {f"git-{result['git_revision'][:7]}"} | ({"dirty"} if result["git_dirty"] else set())
+    if result.git_revision:
+        tags |= {f"git-{result.git_revision[:7]}"} | ({"dirty"} if result.git_dirty else set())
     assert set(held.run["tags"]) == tags
-    assert held.run["config"]["update"]["config_hash"] == result["config_hash"]
+    assert held.run["config"]["update"]["config_hash"] == result.config_hash
 
-    for key, value in result["metrics"].items():
+    for key, value in result.metrics.items():
         assert held.summary[key] == pytest.approx(value, rel=1e-9), key
     for key in ("parameters", "test_fingerprint", "config_hash", "iterations", "wall_seconds"):
         assert held.summary[key] == result[key], key
-    assert held.summary["val/error"] == result["metrics"]["val_error"]  # what a sweep's search looks at
+    assert held.summary["val/error"] == result.metrics["val_error"]  # what a sweep's search looks at
     assert "paper" not in held.summary and "difference" not in held.summary  # digits are not the paper's
 
     (line,) = rows(folder, held)
     assert line["row"] == "ST-CNN affine" and line["column"] == "RTS" and line["seed"] == 2
-    assert line["ours"] == pytest.approx(result["metrics"]["test_error"])
+    assert line["ours"] == pytest.approx(result.metrics["test_error"])
     assert line["paper"] is None and line["difference"] is None
 
     (kept,) = held.artifacts["mnist_rts-st_cnn-affine-smoke-seed_2-result"]
@@ -142,14 +142,14 @@ def test_training_goes_on_when_wandb_cannot_start(configure, monkeypatch, caplog
     monkeypatch.setattr(tracking.Tracker, "_start", broken)
     with caplog.at_level(logging.WARNING):
         result = run(configure("wandb.mode=offline"))
-    assert result["iterations"] == 4
+    assert result.iterations == 4
     assert "training goes on without it" in caplog.text
 
 
 def test_training_goes_on_without_an_account(configure, caplog):
     with caplog.at_level(logging.WARNING):
         result = run(configure("wandb.mode=online"))
-    assert result["iterations"] == 4
+    assert result.iterations == 4
     assert "No API key configured" in caplog.text and "training goes on without it" in caplog.text
 
 
@@ -207,7 +207,7 @@ def test_under_an_agent_the_run_is_the_agents(configure, monkeypatch):
     for one in started:
         assert one.settings["mode"] == "online"
         assert one.settings["id"] is None and one.settings["project"] is None
-        assert one.summary["test_error"] == result["metrics"]["test_error"]
+        assert one.summary["test_error"] == result.metrics["test_error"]
         assert [numbers["val/error"] for _, numbers in one.logged if "val/error" in numbers]
         assert one.finished == [0]
     assert len(started) == 2
