@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.compare import curves, main_metric, report, variants
+from experiments.analysis.compare import curves, main_metric, report, variants
 from experiments.engine.build import UserError
 
 

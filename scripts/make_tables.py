@@ -12,12 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import reproduce
 from experiments.engine.build import UserError
 from experiments.report import embed, write_tables
-from experiments.report.mirror import mirror
-
-TABLES = [table for table, _ in reproduce.TABLES.values()]
+from experiments.report.wandb_tables import mirror
+from experiments.sections import TABLES
 
 
 def main() -> int:
@@ -30,11 +28,12 @@ def main() -> int:
     parser.add_argument("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
     parser.add_argument("--wandb", choices=["offline", "online"], help="log the tables to W&B as well")
     args = parser.parse_args()
+    tables = list(TABLES.values())
     try:
-        text, paths = write_tables(args.dirs, args.out, TABLES, include_smoke=args.include_smoke)
+        text, paths = write_tables(args.dirs, args.out, tables, include_smoke=args.include_smoke)
         if args.page and not embed(args.page, text):
             raise UserError(f"{args.page} has no place for the tables: <!-- tables --> ... <!-- /tables -->.")
-        command = args.wandb and mirror(args.dirs, TABLES, mode=args.wandb, include_smoke=args.include_smoke)
+        command = args.wandb and mirror(args.dirs, tables, mode=args.wandb, include_smoke=args.include_smoke)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

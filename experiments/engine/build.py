@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.engine.identity import current_name
@@ -48,19 +48,6 @@ def build(node: Any, **kwargs: Any) -> Any:
         if isinstance(cause, TypeError):
             raise UserError(f"{tree['_target_']}: {cause}.") from error
         raise
-
-
-def named(path: str) -> Any:
-    """The object of experiments/ that a configuration names, such as a section's table.
-
-    raises: UserError where there is none.
-    """
-    if not path.startswith("experiments."):
-        raise UserError(f"{path} is not allowed: it is the dotted name of something in experiments.")
-    try:
-        return get_object(path)
-    except Exception as error:
-        raise UserError(f"There is no {path}: give the dotted name of something in experiments.") from error
 
 
 def _targets(tree: Any) -> Iterator[dict[str, Any]]:

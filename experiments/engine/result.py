@@ -131,6 +131,13 @@ class Result:
         """The short git revision, with a mark where the code differed from it."""
         return (self.git_revision or "unknown")[:7] + (" (dirty)" if self.git_dirty else "")
 
+    @property
+    def summary(self) -> str:
+        """The metrics in one line."""
+        return ", ".join(
+            f"{key} {value:.2f}{'%' if key.endswith('error') else ''}" for key, value in self.metrics.items()
+        )
+
     def metric(self, name: str) -> float:
         """One metric.
 

@@ -6,9 +6,10 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,14 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from experiments.engine import checkpoint, identity, rundir, telling
-from experiments.engine.build import UserError, build, named
+from experiments.engine.build import UserError, build
 from experiments.engine.compute import DEVICES, PRECISIONS, Compute, choose
 from experiments.engine.distributed import Group, joined
-from experiments.engine.files import write_atomically
+from experiments.engine.files import ROOT, write_atomically
+from experiments.engine.interfaces import Section
 from experiments.engine.loop import Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
 from experiments.engine.result import Result
-from experiments.engine.sweep import numbers
 from experiments.engine.tracking import MODES, under_agent
 from stn.datasets.mnist import stream_seed
 
@@ -33,14 +34,23 @@ log = logging.getLogger(__name__)
 CODE = ("train.py", "stn", "experiments", "configs")  # what a result depends on
 
 
-def run(cfg: DictConfig, overrides: Iterable[str] = (), *, wait: bool = False) -> Result:
+def run(
+    cfg: DictConfig,
+    overrides: Iterable[str] = (),
+    sections: Mapping[str, Section] = MappingProxyType({}),
+    *,
+    wait: bool = False,
+) -> Result:
     """Trains and tests what `cfg` describes, or returns the result that already stands in its run directory.
 
-    overrides: the command line's, for the directory's name.   wait: while another process trains it.
+    overrides: the command line's, for the directory's name.
+    sections: by name; those that `section` may choose.
+    wait: while another process trains it.
     returns: what result.json holds.
     raises: UserError with one sentence for what the user can mend.
     """
     check(cfg)
+    section = section_of(cfg, sections)
     folder = rundir.run_dir(cfg, overrides)
     with (
         joined(cfg.device) as group,
@@ -49,11 +59,11 @@ def run(cfg: DictConfig, overrides: Iterable[str] = (), *, wait: bool = False) -
     ):
         result = group.share(rundir.finished(folder, cfg) if group.first else None)
         if result is not None:
-            log.info("%s is finished already (%s); skipped.", folder, numbers(result.metrics))
+            log.info("%s is finished already (%s); skipped.", folder, result.summary)
             if group.first and under_agent():
-                telling.tell_agent(cfg, result, folder)
+                telling.tell_agent(cfg, section, result, folder)
             return result
-        return _run(cfg, folder, group)
+        return _run(cfg, section, folder, group)
 
 
 def check(cfg: DictConfig) -> None:
@@ -71,8 +81,8 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{key}={value} is not valid: choose one of {', '.join(valid)}.")
     if not isinstance(cfg.wandb.artifacts, bool):
         raise UserError(f"wandb.artifacts={cfg.wandb.artifacts} is not valid: it is true or false.")
-    if cfg.table:
-        named(cfg.table)
+    if not isinstance(cfg.figures, bool):
+        raise UserError(f"figures={cfg.figures} is not valid: it is true or false.")
     for key in ("iterations", "batch_size", "eval_batch_size", "log_every", "checkpoint_every", "val_every"):
         if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < 1:
             raise UserError(f"trainer.{key}={cfg.trainer[key]} is not valid: it is a whole number from 1.")
@@ -86,6 +96,19 @@ def check(cfg: DictConfig) -> None:
             )
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed} is not valid: it is a whole number from 0.")
+
+
+def section_of(cfg: DictConfig, sections: Mapping[str, Section]) -> Section | None:
+    """The section that a configuration names; None where it names none, or none are given.
+
+    Raises:
+        UserError: for a name that is not among the sections.
+    """
+    if cfg.section is None or not sections:
+        return None
+    if cfg.section not in sections:
+        raise UserError(f"section={cfg.section} is not valid: choose one of {', '.join(sections)}, or null.")
+    return sections[cfg.section]
 
 
 def assemble(cfg: DictConfig, device: torch.device) -> tuple[Any, nn.Module]:
@@ -132,7 +155,7 @@ def put_back(node: Any, circumstances: dict[str, Any]) -> None:
             put_back(value, circumstances)
 
 
-def _run(cfg: DictConfig, folder: Path, group: Group) -> Result:
+def _run(cfg: DictConfig, section: Section | None, folder: Path, group: Group) -> Result:
     compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
     data, model = assemble(cfg, compute.device)
     task = build(cfg.task)
@@ -224,7 +247,7 @@ def _run(cfg: DictConfig, folder: Path, group: Group) -> Result:
             metrics |= {key.replace("val/", "val_"): value for key, value in validate().items()}
         tested, predictions = task.evaluate(model, data.test.batches(cfg.trainer.eval_batch_size))
         metrics |= {f"test_{key}": value for key, value in tested.items()}
-        figures = build(cfg.figures)(model, data, folder) if cfg.figures else {}
+        figures = section.figures(model, data, folder) if section and cfg.figures else {}
         result = Result(
             experiment=cfg.experiment,
             dataset=data.name,
@@ -247,7 +270,7 @@ def _run(cfg: DictConfig, folder: Path, group: Group) -> Result:
             config=config,
             path=folder / "result.json",
         )
-        tracker.attempt(lambda: telling.tell(tracker, cfg, result, figures))
+        tracker.attempt(lambda: telling.tell(tracker, section, result, figures))
         compact = predictions
         if not predictions.is_floating_point():
             compact = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
@@ -259,7 +282,7 @@ def _run(cfg: DictConfig, folder: Path, group: Group) -> Result:
         exit_code = 0
     finally:
         tracker.finish(exit_code)
-    log.info("%s: %s", folder.parent.name, numbers(metrics))
+    log.info("%s: %s", folder.parent.name, result.summary)
     for path in figures.values():
         log.info("figure: %s", path)
     log.info("result: %s", folder / "result.json")
@@ -327,9 +350,8 @@ def git_revision() -> dict[str, Any]:
     """The revision of this repository, and whether the code differs from it. None outside a checkout."""
 
     def git(*arguments: str) -> str:
-        root = Path(__file__).resolve().parents[2]
         return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=20
         ).stdout.strip()
 
     try:

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.engine import checkpoint, identity
-from experiments.engine.build import named
+from experiments.engine.interfaces import Section
 from experiments.engine.result import Result
 from experiments.engine.tracking import AGAINST_PAPER, Tracker
 
@@ -37,12 +37,12 @@ def tracker_of(cfg: DictConfig, about: dict[str, Any], folder: Path, *, silent: 
     )
 
 
-def tell(tracker: Tracker, cfg: DictConfig, result: Result, figures: dict[str, Path]) -> None:
+def tell(tracker: Tracker, section: Section | None, result: Result, figures: dict[str, Path]) -> None:
     """A finished run's numbers to W&B: the result's metrics under their names, and the paper's number beside ours."""
     step, metrics = result.iterations, result.metrics
     tested = {key: value for key, value in metrics.items() if key.startswith("test_")}
     tracker.log(step, {key.replace("test_", "test/"): value for key, value in tested.items()})
-    line = named(cfg.table).against_paper(result) if cfg.table else None
+    line = section.against_paper(result) if section else None
     if line is not None:
         tracker.table(AGAINST_PAPER, [line], step=step)
     known = {key: line[key] for key in ("paper", "difference") if line[key] is not None} if line else {}
@@ -70,14 +70,14 @@ def hand_over(tracker: Tracker, result: Result, folder: Path) -> None:
     tracker.artifact("model", [last], alias="last", metadata=facts | {"step": state["step"]})
 
 
-def tell_agent(cfg: DictConfig, result: Result, folder: Path) -> None:
+def tell_agent(cfg: DictConfig, section: Section | None, result: Result, folder: Path) -> None:
     """A run of a W&B sweep that stands already: the agent's run gets its numbers all the same."""
     tracker = tracker_of(cfg, result.to_dict(), folder)
     log_file = folder / "metrics.jsonl"
     for text in log_file.read_text().splitlines() if log_file.exists() else []:
         numbers = json.loads(text)
         tracker.log(numbers.pop("step"), numbers)
-    tracker.attempt(lambda: tell(tracker, cfg, result, {}))
+    tracker.attempt(lambda: tell(tracker, section, result, {}))
     if tracker.artifacts:
         tracker.attempt(lambda: hand_over(tracker, result, folder))
     tracker.finish()

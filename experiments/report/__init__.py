@@ -19,6 +19,7 @@ from experiments.report.render import (
     write_tables,
 )
 from experiments.report.results import Row, load_results, row_of
+from experiments.report.section import Section
 from experiments.report.tables import (
     FEW,
     Cell,
@@ -37,6 +38,7 @@ __all__ = [
     "Cell",
     "Result",
     "Row",
+    "Section",
     "Sheet",
     "Table",
     "cells",

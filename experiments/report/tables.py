@@ -40,6 +40,7 @@ class Table:
     row_names, column_name: what the two parts of a row and a column's key are, for the heads of the CSV file.
     trainers: a schedule's name -> that of its file in configs/trainer, where the section has one of its own or
         the paper gives none.
+    priority: the rows in the order in which a runner trains them, the most informative first; None: in that of print.
     same_test_set: of a column, unless each row has one of its own.
     dataset: the only dataset beside which the paper's numbers are shown.
     """
@@ -55,6 +56,7 @@ class Table:
     row_names: tuple[str, str] = ("model", "transform")
     column_name: str = "experiment"
     trainers: Mapping[str, str] = field(default_factory=dict)
+    priority: tuple[Row, ...] | None = None
     same_test_set: bool = True
     metric: str = "test_error"
     metric_label: str = "test error, %"

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = (
     "dataset=digits", "experiment=mnist_rts", "model=cnn", "model.width=4", "trainer=smoke", "trainer.iterations=2000",
     "trainer.log_every=20", "trainer.checkpoint_every=100", "device=cpu", "threads=1", "wandb.mode=disabled",
-    "figures=null",
+    "figures=false",
 )  # fmt: skip
 SMALL = "trainer.batch_size=8"
 SECONDS = 600.0  # far more than needed, unless others keep the machine busy

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from experiments import birds, colocalisation, distorted_mnist, mnist_addition
 from experiments.engine.build import UserError
 from experiments.engine.run import run
+from experiments.sections import birds, colocalisation, distorted_mnist, mnist_addition
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -59,7 +59,7 @@ PLANE = sorted(path.stem for path in (CONFIGS / "transform").glob("*.yaml") if p
 @pytest.mark.parametrize("transform", PLANE)
 @pytest.mark.parametrize("model", ["st_fcn", "st_cnn"])
 def test_every_transform_trains(configure, transform, model):
-    assert run(configure(f"transform={transform}", f"model={model}"))["transform"] == transform
+    assert run(configure(f"transform={transform}", f"model={model}")).transform == transform
 
 
 @pytest.mark.parametrize("trainer", ["paper", "fast"])

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TINY = [
     "experiment=mnist_rts", "model=st_cnn", "dataset=digits", "trainer=smoke", "device=cpu", "threads=1",
     "model.width=6", "trainer.iterations=6", "trainer.batch_size=16", "trainer.log_every=2",
-    "trainer.checkpoint_every=2", "trainer.val_every=2", "dataset.val_size=20", "wandb.mode=disabled", "figures=null",
+    "trainer.checkpoint_every=2", "trainer.val_every=2", "dataset.val_size=20", "wandb.mode=disabled", "figures=false",
 ]  # fmt: skip
 
 

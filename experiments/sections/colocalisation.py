@@ -16,7 +16,7 @@ from experiments.engine.configuration import configuration
 from experiments.engine.identity import identity
 from experiments.engine.run import load_run, run, snapshot_steps
 from experiments.engine.task import Classification
-from experiments.report import Result, Row, Table
+from experiments.report import Result, Row, Section, Table
 from stn import sample
 from stn.datasets.colocalisation import SharedDigit
 from stn.models.mnist import CNN
@@ -52,6 +52,8 @@ def overrides(row: Row, column: str) -> list[str]:
     ]
 
 
+PRIORITY: tuple[Row, ...] = (("T", "attention"), ("TC", "attention"))
+
 COLOCALISATION = Table(
     name="colocalisation",
     title="Co-localisation",
@@ -70,9 +72,8 @@ COLOCALISATION = Table(
     lower_is_better=False,
     decimals=0,
     paper_decimals=0,
+    priority=PRIORITY,
 )
-
-TELLING: tuple[Row, ...] = (("T", "attention"), ("TC", "attention"))
 
 
 def embedding(
@@ -256,7 +257,10 @@ def figures(model: nn.Module, data: SharedDigit, folder: Path) -> dict[str, Path
     Needs the weights that trainer.snapshot_every keeps; without, the strip is of the last step alone.
     returns: name -> path.
     """
-    from experiments.figures import windows_animation, windows_over_steps  # matplotlib: slow to import
+    from experiments.sections.figures import (  # matplotlib: slow to import
+        windows_animation,
+        windows_over_steps,
+    )
 
     what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
     images, truth = data.test.images[:EXAMPLES].float() / 255, data.test.labels[:EXAMPLES].cpu()
@@ -295,3 +299,6 @@ def thin(steps: Sequence[Any], most: int) -> list[Any]:
     if len(steps) <= most:
         return list(steps)
     return [steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)]
+
+
+SECTION = Section(name="colocalisation", tables=(COLOCALISATION,), figures=figures)

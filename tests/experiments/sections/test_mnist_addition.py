@@ -7,10 +7,10 @@ import torch
 from matplotlib.image import imread
 
 import stn
-from experiments import mnist_addition
 from experiments.engine import rundir
 from experiments.engine.run import run
-from experiments.mnist_addition import centres, followed, mass_inside
+from experiments.sections import SECTIONS, mnist_addition
+from experiments.sections.mnist_addition import centres, followed, mass_inside
 
 SQUARE = torch.zeros(1, 2, 40, 40)
 SQUARE[0, 0, 10:20, 20:30] = 1.0  # channel 0: x from 0 to 0.5, y from -0.5 to 0
@@ -87,8 +87,8 @@ def test_the_table_has_every_row_and_the_order_of_the_paper():
 @pytest.mark.parametrize("model", ["2st_fcn", "st_fcn", "cnn"])
 def test_a_run_measures_who_takes_which_digit_and_draws_it(configure, model):
     cfg = configure("experiment=mnist_addition", f"model={model}", "transform=tps")
-    cfg.figures = {"_target_": "experiments.mnist_addition.figures", "_partial_": True}
-    result = run(cfg)
+    cfg.figures = True
+    result = run(cfg, (), SECTIONS)
     count = {"2st_fcn": 2, "st_fcn": 1, "cnn": 0}[model]
     names = {
         f"test_st{k}_{what}_digit{j}" for k in range(count) for what in ("holds", "follows") for j in (0, 1)

@@ -10,9 +10,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
-from experiments.engine import process, rundir
-from experiments.engine.process import BUSY, LOG
+from experiments.engine import rundir
+from experiments.engine.cli import BUSY
 from experiments.engine.result import Result
+from experiments.sweeps import process
+from experiments.sweeps.process import LOG
 
 SWEEPS_OWN = ("sweep", "launcher")  # keys of a command line that say how many runs, not which
 
@@ -46,13 +48,6 @@ class Outcome:
     says: str = ""
 
 
-def numbers(metrics: dict[str, float]) -> str:
-    """Metrics in one line."""
-    return ", ".join(
-        f"{key} {value:.2f}{'%' if key.endswith('error') else ''}" for key, value in metrics.items()
-    )
-
-
 def sweep(
     jobs: Iterable[Job],
     check: Callable[[DictConfig], object],
@@ -75,7 +70,7 @@ def sweep(
             if held is None:
                 check(job.cfg)
             else:
-                outcomes[folder] = Outcome(job.label, "skipped", f"finished before: {numbers(held.metrics)}")
+                outcomes[folder] = Outcome(job.label, "skipped", f"finished before: {held.summary}")
         except ValueError as error:
             outcomes[folder] = Outcome(job.label, "failed", str(error))
     waiting = [job for folder, job in found.items() if folder not in outcomes]
@@ -141,7 +136,7 @@ def outcome(job: Job, status: int | None) -> Outcome:
     """What became of a run, from its directory.   status: its process's exit status; None where it is not known."""
     result = job.result()
     if result is not None:
-        return Outcome(job.label, "done", numbers(result.metrics))
+        return Outcome(job.label, "done", result.summary)
     if status == BUSY:
         return Outcome(job.label, "skipped", "another process is training it")
     failure = rundir.failure(job.folder)

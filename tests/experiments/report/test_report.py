@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments import distorted_mnist, reproduce
 from experiments.engine.build import UserError
 from experiments.engine.result import Result
 from experiments.report import (
@@ -23,9 +22,10 @@ from experiments.report import (
     sheets,
     write_tables,
 )
-from experiments.report.mirror import mirror
+from experiments.report.wandb_tables import mirror
+from experiments.sections import TABLES, distorted_mnist
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TABLE = Table(
     name="small",
     title="Small",
@@ -288,7 +288,7 @@ def test_bad_files_are_named_in_one_sentence(runs, text, message):
     path = runs(result()) / "runs" / "exp_a" / "bad.json"
     path.write_text(text)
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        load_results([path.parents[2]])
+        load_results([path.parents[3]])
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -478,7 +478,7 @@ def test_embed_puts_the_tables_between_the_marks_and_touches_nothing_else(tmp_pa
 
 
 def test_the_published_tables_are_those_of_the_published_runs(tmp_path):
-    text, paths = write_tables([ROOT / "results"], tmp_path, [t for t, _ in reproduce.TABLES.values()])
+    text, paths = write_tables([ROOT / "results"], tmp_path, list(TABLES.values()))
     made = {path.relative_to(tmp_path): path.read_bytes() for path in paths}
     held = {path.relative_to(ROOT / "results") for path in (ROOT / "results" / "tables").iterdir()}
     assert {path for path in made if path.parts[0] == "tables"} == held
@@ -499,7 +499,7 @@ def test_every_published_run_names_its_commit_and_shares_its_test_set():
         stem = f"{result.path.parent.name}/{result.path.stem}"
         assert stem.startswith(f"{result.experiment}/{result.model}-"), result.path
         assert stem.endswith(f"-seed_{result.seed}"), result.path
-    for sheet in sheets([table for table, _ in reproduce.TABLES.values()], results):
+    for sheet in sheets(list(TABLES.values()), results):
         prints: dict[tuple[object, str], set[str]] = {}
         for (row, _, column), cell in sheet.cells.items():
             where = (None if sheet.table.same_test_set else row, column)
@@ -529,7 +529,7 @@ def test_a_run_beside_the_paper(runs):
 )
 def test_every_published_run_stands_in_the_table_of_its_experiment(path):
     result = Result.read(path)
-    assert sum(table.against_paper(result) is not None for table, _ in reproduce.TABLES.values()) == 1
+    assert sum(table.against_paper(result) is not None for table in TABLES.values()) == 1
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

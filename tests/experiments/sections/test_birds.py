@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import birds
-from experiments.birds import Birdwatching, corners, found, inside, region_centres
 from experiments.engine.run import load_run, run
+from experiments.sections import SECTIONS, birds
+from experiments.sections.birds import Birdwatching, corners, found, inside, region_centres
 from stn import Attention, Translation
 from stn.datasets.birds import PARTS
 
@@ -92,7 +92,7 @@ def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path):
     windows = [] if experiment == "cub_cnn_224" else WINDOWS
     smoothed = ["task.smoothing=[0.3,0.1]"] if experiment == "cub_2st_448" else []
     overrides = [f"experiment={experiment}", *TINY, *windows, *smoothed, "dataset.val_size=8"]
-    result = run(configure(*overrides, tiny=False), overrides)
+    result = run(configure(*overrides, tiny=False), overrides, SECTIONS)
     metrics = result.metrics
     assert (
         metrics["test_accuracy"] == pytest.approx(100 - metrics["test_error"]) and "val_accuracy" in metrics

@@ -21,25 +21,20 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import birds, colocalisation, distorted_mnist, estimates, mnist_3d, mnist_addition
-from experiments.engine import process, rundir
+from experiments.engine import rundir
 from experiments.engine.build import UserError
+from experiments.engine.cli import BUSY
 from experiments.engine.configuration import composing
+from experiments.engine.files import ROOT
 from experiments.engine.identity import decides, identity
-from experiments.engine.process import BUSY, LOG, ROOT, threads_of, told_device, usual_jobs
+from experiments.engine.machine import threads_of, usual_jobs
 from experiments.engine.result import Result
-from experiments.engine.sweep import numbers
-from experiments.estimates import Estimate, Finished
 from experiments.report import Row, Table, details
+from experiments.sections import TABLES
+from experiments.sweeps import estimates, process
+from experiments.sweeps.estimates import Estimate, Finished
+from experiments.sweeps.process import LOG, told_device
 
-TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
-    "table1": (distorted_mnist.TABLE1, distorted_mnist.TELLING),
-    "tc": (distorted_mnist.TC, distorted_mnist.TELLING),
-    "addition": (mnist_addition.ADDITION, mnist_addition.TELLING),
-    "colocalisation": (colocalisation.COLOCALISATION, colocalisation.TELLING),
-    "birds": (birds.BIRDS, birds.TELLING),
-    "3d": (mnist_3d.SOLIDS, mnist_3d.TELLING),
-}
 ALL = "all"  # of them
 # Rows by which a table comes later in `all`: crops are described by Table 1's CNN, which is then trained already.
 LATER = {"colocalisation": 1}
@@ -87,7 +82,7 @@ def plan(
     extra: Sequence[str] = (),
     dataset: str | None = None,
 ) -> list[Run]:
-    """All runs of a table, the most telling first: seed by seed, and in each the rows of the section's `TELLING`.
+    """All runs of a table, the most telling first: seed by seed, and in each the rows by the table's `priority`.
 
     table: "all" for every table: seed by seed, the first row of each, then the second of each ...
     dataset: another than the experiments' own, such as cub50; with "all", only the tables whose images are of its kind.
@@ -109,30 +104,31 @@ def plan(
         raise UserError(f"There is no dataset {dataset!r}: choose one of {', '.join(datasets)}.")
     elsewhere = [] if dataset is None else [f"dataset={dataset}"]
     with composing() as make:
-        fitting = [name for name in TABLES if dataset is None or _fits(make, dataset, TABLES[name][0])]
+        fitting = [name for name in TABLES if dataset is None or _fits(make, dataset, TABLES[name])]
         chosen = fitting if table == ALL else [name for name in fitting if name == table]
         if not chosen:
             whose = "any table" if table == ALL else f"the table {table}"
             raise UserError(f"--dataset {dataset} is not of the kind of images that {whose} is about.")
         by_cell: list[tuple[int, list[Run]]] = []
         for name in chosen:
-            definition, telling = TABLES[name]
+            definition = TABLES[name]
+            rows = definition.priority or tuple(definition.rows)
             named = definition.trainers.get(trainer, trainer)
             later = LATER.get(name, 0) if table == ALL else 0
-            for row, column in places(definition, telling):
+            for row, column in places(definition, rows):
                 cell = [*definition.overrides(row, column), *elsewhere]
                 runs = _runs(make, cell, named, seeds, results, extra)
-                by_cell.append((telling.index(row) + later, runs))
+                by_cell.append((rows.index(row) + later, runs))
     by_cell.sort(key=lambda one: one[0])
     planned = [runs[i] for i in range(len(seeds)) for _, runs in by_cell]
     return list({run.published: run for run in planned}.values())
 
 
-def places(table: Table, telling: Sequence[Row]) -> list[tuple[Row, str]]:
+def places(table: Table, rows: Sequence[Row]) -> list[tuple[Row, str]]:
     """The table's cells, row by row; without those that the paper has not."""
     return [
         (row, column)
-        for row in telling
+        for row in rows
         for column in table.columns
         if not table.paper or column in table.paper.get(row, {})
     ]
@@ -200,7 +196,7 @@ def estimate(run: Run, finished: Sequence[Finished], device: str) -> Estimate | 
 
     finished: of any table.   device: that it will run on.
     """
-    whole = estimates.estimate(run.config, finished, device, [table for table, _ in TABLES.values()])
+    whole = estimates.estimate(run.config, finished, device, list(TABLES.values()))
     return whole and replace(whole, seconds=whole.seconds * run.left)
 
 
@@ -314,7 +310,7 @@ def reproduce(
                 outcome[kind].append(run.label)
                 if jobs > 1:
                     why = rundir.failure(run.folder) or process.last_line(run.folder / LOG)
-                    say(f"{run.label}: {numbers(result.metrics) if result else why}")
+                    say(f"{run.label}: {result.summary if result else why}")
 
     with ThreadPoolExecutor(jobs) as pool:
         try:

@@ -5,17 +5,17 @@ import json
 import pytest
 import torch
 
-from experiments import colocalisation
-from experiments.colocalisation import Colocalisation, embedding, iou, thin, triplet_hinge
 from experiments.engine.build import UserError
 from experiments.engine.run import run
+from experiments.sections import SECTIONS, colocalisation
+from experiments.sections.colocalisation import Colocalisation, embedding, iou, thin, triplet_hinge
 from stn import Attention
 from stn.models.colocalisation import Localiser
 from stn.models.mnist import CNN
 
 TINY = (
     "trainer=smoke", "dataset=digits", "model.width=4", "trainer.iterations=2", "trainer.batch_size=8",
-    "trainer.log_every=2", "trainer.checkpoint_every=2", "trainer.val_every=2", "figures=null",
+    "trainer.log_every=2", "trainer.checkpoint_every=2", "trainer.val_every=2", "figures=false",
 )  # fmt: skip
 
 
@@ -116,8 +116,8 @@ def test_what_is_found_is_counted():
 @pytest.mark.parametrize("images", ["t", "tc"])
 def test_from_nothing_to_the_pictures(configure, images, tmp_path):
     overrides = [*SMALL, f"images={images}", "trainer.snapshot_every=2"]
-    overrides.append("figures={_target_: experiments.colocalisation.figures, _partial_: true}")
-    result = run(configure(*overrides), overrides)
+    overrides.append("figures=true")
+    result = run(configure(*overrides), overrides, SECTIONS)
     assert {"test_localised", "test_iou", "test_embedding_error"} <= set(result.metrics)
     folder = next((tmp_path / "outputs" / "colocalisation").glob("*/seed_0"))
     assert (folder / "windows.png").stat().st_size > 1000 and (folder / "windows.gif").stat().st_size > 1000

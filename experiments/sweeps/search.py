@@ -33,13 +33,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from experiments.engine import process, rundir
+from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import CONFIGS, composing
+from experiments.engine.files import ROOT
 from experiments.engine.identity import decides, differences
-from experiments.engine.process import LOG, ROOT
 from experiments.engine.result import Result
 from experiments.engine.run import check
+from experiments.sweeps import process
+from experiments.sweeps.process import LOG
 from stn.datasets.mnist import stream_seed
 
 DIRECTIONS = {"error": "minimize", "loss": "minimize", "accuracy": "maximize"}  # by a metric's last word
@@ -288,7 +290,7 @@ def search(
                     overrides = [*question.fixed, *chosen]
                     folder = ROOT / _run_dir(make, overrides)
                     if not any(_key(override) == "figures" for override in overrides):
-                        overrides.append("figures=null")
+                        overrides.append("figures=false")
                     trial.set_user_attr("run", str(folder))
                     say(f"trial {trial.number}: {' '.join(chosen)}")
                     mine = folders[folder]

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from experiments import estimates, reproduce
+from experiments import sections
 from experiments.engine.configuration import configuration
 from experiments.engine.identity import identity
 from experiments.engine.result import Result
-from experiments.estimates import Finished
+from experiments.sweeps import estimates
+from experiments.sweeps.estimates import Finished
 
-TABLES = [table for table, _ in reproduce.TABLES.values()]
+TABLES = list(sections.TABLES.values())
 HERE = "cpu: A, 1 thread"
 
 
