@@ -456,7 +456,7 @@ def test_the_papers_numbers_of_distorted_mnist():
     assert [paper["st_fcn", "projective"][name] for name in columns] == [1.3, 0.9, 1.4, 2.6]
     tc = [("fcn", None), ("cnn", None), ("st_fcn", "affine"), ("st_cnn", "affine")]
     assert [paper[row]["mnist_tc"] for row in tc] == [13.2, 3.5, 2.0, 1.7]
-    table1, cluttered = distorted_mnist.TABLES
+    table1, cluttered = distorted_mnist.SECTION.tables
     assert (table1.name, cluttered.name) == ("table1", "tc")
     assert list(table1.columns) == list(columns) and len(table1.rows) == 8 and list(cluttered.rows) == tc
     assert all(set(columns) <= set(paper[row]) for row in table1.rows)

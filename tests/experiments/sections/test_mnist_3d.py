@@ -29,4 +29,4 @@ def test_every_cell_of_the_table_can_be_run(tmp_path):
         "mnist_3d/cnn_3d-fast,dataset.distort.canvas=32-seed_0",
         "mnist_3d/cnn_3d-fast-seed_0",
     ]
-    assert set(mnist_3d.TELLING) == set(mnist_3d.ROWS)
+    assert set(mnist_3d.SOLIDS.priority) == set(mnist_3d.ROWS)

@@ -17,6 +17,7 @@ from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.engine.identity import identity, transform_name
 from experiments.engine.machine import usual_jobs
+from experiments.engine.result import Result
 from experiments.report import details
 from experiments.sections import TABLES
 from experiments.sweeps import process, reproduce
@@ -30,12 +31,15 @@ def plan(tmp_path, table="tc", trainer="smoke", seeds=(0, 1)):
 
 
 def result_of(run, **changes):
-    return {
-        "config": run.config,
-        "seed": run.seed,
-        "wall_seconds": 60.0,
-        "metrics": {"test_error": 1.0},
-    } | changes
+    """The content of a finished run's result.json."""
+    config = run.config
+    return Result(
+        experiment=config["experiment"], dataset=config["dataset"]["name"], model=config["model"]["name"],
+        transform=transform_name(config), trainer=config["trainer"]["name"], seed=run.seed,
+        metrics={"test_error": 1.0}, width=4, parameters=1000, iterations=config["trainer"]["iterations"],
+        wall_seconds=60.0, images_per_second=100.0, git_revision="0" * 40, git_dirty=False, versions={},
+        device="cpu: A, 1 thread", test_fingerprint="ab" * 32, config_hash="", config=config,
+    ).to_dict() | changes  # fmt: skip
 
 
 def finish(run, where, **changes):
@@ -77,7 +81,7 @@ def test_finished_runs_are_published_one_file_each(tmp_path):
     assert json.loads(runs[0].published.read_text()) == result_of(runs[0])
     assert reproduce.publish(runs) == []
     shutil.rmtree(tmp_path / "outputs")
-    assert runs[0].result() == result_of(runs[0])
+    assert runs[0].result().to_dict() == result_of(runs[0])
 
 
 def test_all_is_every_table_seed_by_seed_and_row_by_row_no_run_twice(tmp_path):
@@ -319,7 +323,7 @@ def test_what_a_cell_trains_stands_in_that_cell(name, tmp_path):
             cfg = configuration([*table.overrides(row, column), "trainer=smoke"])
             result = SimpleNamespace(
                 experiment=cfg.experiment,
-                row=(cfg.model.name, transform_name(cfg)),
+                model=cfg.model.name,
                 transform=transform_name(cfg),
                 config=identity(cfg),
             )
