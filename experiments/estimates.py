@@ -14,6 +14,7 @@ import torch
 from experiments.engine import rundir
 from experiments.engine.compute import device_name
 from experiments.report import Result, Row, Table
+from experiments.report.costs import duration
 
 SHOWN = 3  # columns that a source names
 
@@ -43,10 +44,6 @@ class Estimate:
         return f"{'about ' if self.near else '~'}{duration(self.seconds)}" + (
             f" ({self.source})" if self.source else ""
         )
-
-
-def duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(round(seconds / 60), 1)} min"
 
 
 def device_of(overrides: Iterable[str], threads: int | None = None) -> str:
@@ -169,13 +166,6 @@ def place_of(config: dict[str, Any], tables: Sequence[Table]) -> tuple[Table, Ro
         if found and found[0] in table.rows and found[1] in table.columns:
             return table, *found
     return None
-
-
-def kind(config: dict[str, Any]) -> str:
-    """The same for runs that need the same time for an image, whatever the seed, the digits, the weights at first."""
-    trainer = config["trainer"]
-    parts = [_network(config), _images(config), trainer["name"], trainer["batch_size"]]
-    return json.dumps(parts, sort_keys=True)
 
 
 def _transform(config: dict[str, Any]) -> str | None:

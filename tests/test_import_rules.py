@@ -11,7 +11,7 @@ NOT_OURS = {"build", "data", "dist", "outputs", "wandb"}  # and whatever starts 
 CODE = ("stn/", "experiments/", "hydra_plugins/", "scripts/", "train.py")  # all but the tests
 SHARED = {"engine", "figures", "report"}  # of experiments/: what any section may import
 # of experiments/: what knows all sections. Everything else there is a section of the paper
-ABOVE = {"benchmarks", "cost", "landscape", "reproduce"}
+ABOVE = {"benchmarks", "landscape", "reproduce"}
 GRID_SAMPLE = (
     "stn/sampler.py",
     "experiments/benchmarks/peers.py",

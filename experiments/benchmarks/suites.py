@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from experiments.benchmarks.accuracy import accuracy
-from experiments.benchmarks.cells import cells, cells_gpu
 from experiments.benchmarks.data import distort, sampler
 from experiments.benchmarks.photographs import birds
 from experiments.benchmarks.rows import Table
@@ -21,8 +20,6 @@ SUITES: dict[str, Callable[[int], Table]] = {
     "birds": birds,
     "start": start,
     "gpu": gpu,
-    "cells": cells,
-    "cells_gpu": cells_gpu,
     "accuracy": accuracy,
 }
 ALL = tuple(name for name in SUITES if name != "accuracy")  # that one trains for the better part of an hour
