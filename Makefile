@@ -27,7 +27,7 @@ tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX, cost.md and
 	$(PY) scripts/make_tables.py --page README.md --costs results/cost.md
 
 bench: $(STAMP)  ## measure speed again -> results/benchmarks.md and README.md; half an hour, on a machine left alone
-	$(PY) scripts/benchmark.py all --json results/benchmarks.json --readme README.md
+	$(PY) scripts/benchmark.py all --json results/benchmarks.json --page README.md
 
 setup: $(STAMP)  ## install into .venv; the other targets do it themselves
 

@@ -14,7 +14,7 @@ SHARED = {"engine", "figures", "report"}  # of experiments/: what any section ma
 ABOVE = {"benchmarks", "landscape", "reproduce"}
 GRID_SAMPLE = (
     "stn/sampler.py",
-    "experiments/benchmarks/peers.py",
+    "experiments/benchmarks/baselines.py",
 )  # the second is what others write, to compare with
 SCRIPT_LINES = 60
 
