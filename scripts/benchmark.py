@@ -2,7 +2,7 @@
 
 Suites: distort, sampler, train, tricks, overhead, seeds, size, birds, start, gpu, cells, cells_gpu, which are `all`;
 and accuracy, which trains six networks (resumable). `page` measures nothing and only writes results/benchmarks.md and
-the README's paragraph again. Leave the machine alone meanwhile.
+the paragraph in a page (--page docs/speed.md) again. Leave the machine alone meanwhile.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> int:
         "--json", type=Path, metavar="FILE", help="merge the suite into this file, and make FILE's page"
     )
     parser.add_argument("--rounds", type=int, default=9, help="times that each side is measured (9)")
-    parser.add_argument("--readme", type=Path, help="a page whose paragraph of performance to renew")
+    parser.add_argument("--page", type=Path, help="a page whose paragraph on performance to renew")
     args = parser.parse_args()
     try:
         if args.rounds < 3:
@@ -34,7 +34,7 @@ def main() -> int:
             names = list(ALL) if args.suite == "all" else [args.suite]
             run_suites(names, rounds=args.rounds, path=args.json)
         if args.json:
-            for path in write_page(args.json, readme=args.readme):
+            for path in write_page(args.json, page=args.page):
                 print(path)
     except (UserError, RuntimeError) as error:
         print(error, file=sys.stderr)

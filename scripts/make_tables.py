@@ -1,7 +1,7 @@
 """Make results/README.md and results/tables/ from the result.json of every published run.
 
 python scripts/make_tables.py                # results/runs/ -> results/
-python scripts/make_tables.py --page README.md  # and the tables on the front page
+python scripts/make_tables.py --page README.md  # and the table of the front page
 python scripts/make_tables.py outputs --out tables --include-smoke
 python scripts/make_tables.py --wandb offline   # and to W&B
 """
@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from experiments import reproduce
-from experiments.report import ReportError, embed, write_tables
+from experiments.distorted_mnist import TABLE1
+from experiments.report import ReportError, embed, headline, load_results, write_tables
 from experiments.report.mirror import mirror
 
 TABLES = [table for table, _ in reproduce.TABLES.values()]
@@ -25,15 +26,15 @@ def main() -> int:
         "dirs", nargs="*", metavar="DIR", default=["results"], help="where results are (results)"
     )
     parser.add_argument("--out", type=Path, default=Path("results"), help="where tables go (results)")
-    parser.add_argument("--page", type=Path, help="a page to put the tables into, between its tables marks")
+    parser.add_argument("--page", type=Path, help="a page to put the headline table into, between its marks")
     parser.add_argument("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
     parser.add_argument("--wandb", choices=["offline", "online"], help="log the tables to W&B as well")
     args = parser.parse_args()
     try:
         text, paths = write_tables(args.dirs, args.out, TABLES, include_smoke=args.include_smoke)
-        if args.page and not embed(args.page, text):
+        if args.page and not embed(args.page, headline(TABLE1, load_results(args.dirs)), "headline"):
             raise ReportError(
-                f"{args.page} has no place for the tables: <!-- tables --> ... <!-- /tables -->."
+                f"{args.page} has no place for the table: <!-- headline --> ... <!-- /headline -->."
             )
         command = args.wandb and mirror(args.dirs, TABLES, mode=args.wandb, include_smoke=args.include_smoke)
     except (ReportError, OSError) as error:

@@ -43,7 +43,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> Table:
     out = Table(
         "accuracy: test error of the ST-CNN affine on RTS, fast path against plain float32, schedule fast",
         [
-            f"`{COMMAND}`; the results: [guard/](guard).",
+            f"`{COMMAND}`; the results: `results/guard/`.",
             f"Difference of the means: {difference:+.3f} points; seed spread (the larger sample standard deviation): "
             f"{spread:.3f}. Less than the spread: {reached(abs(difference) < spread)}.",
         ],

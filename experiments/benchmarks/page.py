@@ -1,4 +1,4 @@
-"""Measured suites -> results/benchmarks.json -> results/benchmarks.md, its plot, and the README's paragraph."""
+"""Measured suites -> results/benchmarks.json -> results/benchmarks.md, its plot, and the paragraph in docs/speed.md."""
 
 import datetime
 import json
@@ -88,7 +88,7 @@ def page_markdown(held: dict[str, Any]) -> str:
 
 
 def paragraph(held: dict[str, Any]) -> str:
-    """The README's sentences, every number in them read from the measured rows."""
+    """The sentences in docs/speed.md; every number in them is read from the measured rows."""
     sentences = []
     if "train" in held:
         rows = {row["case"]: row for row in held["train"]["rows"]}
@@ -120,7 +120,7 @@ def paragraph(held: dict[str, Any]) -> str:
         )
         sentences.append(f"Birds, a step over that of the CNN on 224 pixels: {costs}.")
     sentences.append(
-        "All of it, with machine, versions and date: [results/benchmarks.md](results/benchmarks.md)."
+        "All of it, with machine, versions and date: [results/benchmarks.md](../results/benchmarks.md)."
     )
     return " ".join(sentences)
 
@@ -135,25 +135,25 @@ def _times(rows: Sequence[dict[str, Any]]) -> str:
     return f"{shown[0]} to {shown[1]} times" if shown[0] != shown[1] else f"{shown[0]} times"
 
 
-def write_page(path: Path, *, readme: Path | None = None) -> list[Path]:
-    """benchmarks.json -> benchmarks.md and the plot beside it, and the README's paragraph.
+def write_page(path: Path, *, page: Path | None = None) -> list[Path]:
+    """benchmarks.json -> benchmarks.md and the plot beside it, and the paragraph in a page.
 
-    raises: UserError where there is no such file, or the README has no place for the paragraph.
+    raises: UserError where there is no such file, or the page has no place for the paragraph.
     """
     if not path.exists():
         raise UserError(
             f"There is no {path}: measure first, with python scripts/benchmark.py all --json {path}."
         )
     held = json.loads(path.read_text())
-    page = path.with_suffix(".md")
-    page.write_text(page_markdown(held), encoding="utf-8")
-    written = [page]
+    table = path.with_suffix(".md")
+    table.write_text(page_markdown(held), encoding="utf-8")
+    written = [table]
     if "size" in held:
         written.append(_plot(held["size"]["rows"], path.parent / "figures" / "benchmarks-size.png"))
-    if readme is not None:
-        if not embed(readme, paragraph(held), MARK):
-            raise UserError(f"{readme} has no place for the paragraph: <!-- {MARK} --> ... <!-- /{MARK} -->.")
-        written.append(readme)
+    if page is not None:
+        if not embed(page, paragraph(held), MARK):
+            raise UserError(f"{page} has no place for the paragraph: <!-- {MARK} --> ... <!-- /{MARK} -->.")
+        written.append(page)
     return written
 
 

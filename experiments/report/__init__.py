@@ -5,6 +5,7 @@ what the paper's numbers are; this package puts our numbers beside them. Every t
 the results alone (sorted, no time stamps, no paths of the machine): the same results give the same bytes.
 """
 
+from experiments.report.headline import headline
 from experiments.report.render import (
     COMMAND,
     GENERATED_TEX,
@@ -44,6 +45,7 @@ __all__ = [
     "csv_text",
     "document",
     "embed",
+    "headline",
     "latex",
     "load_results",
     "markdown",

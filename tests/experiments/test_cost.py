@@ -133,7 +133,6 @@ def published():
 
 def test_the_published_pages_are_in_step_with_results_and_benchmarks(published):
     assert (ROOT / "results" / "cost.md").read_text() == published.page()
-    assert published.markdown(every=False) in (ROOT / "README.md").read_text()
 
 
 def test_every_table_with_its_runs(published):

@@ -1,4 +1,4 @@
-"""What is compared computes the same thing; the page and the README's paragraph say what was measured."""
+"""What is compared computes the same thing; the page and the paragraph in docs/speed.md say what was measured."""
 
 import json
 from pathlib import Path
@@ -88,13 +88,15 @@ def measured():
 
 
 def test_page_and_paragraph_are_made_of_the_measured_rows(tmp_path):
-    path, readme = tmp_path / "benchmarks.json", tmp_path / "README.md"
+    path, page = tmp_path / "benchmarks.json", tmp_path / "speed.md"
     path.write_text(json.dumps(measured()))
-    readme.write_text("Before.\n<!-- performance -->\nold\n<!-- /performance -->\nAfter.\n")
-    assert write_page(path, readme=readme) == [tmp_path / "benchmarks.md", readme]
-    page = (tmp_path / "benchmarks.md").read_text()
-    assert "4.00 (4.00–4.00)" in page and "2026-01-01; cpu; 3 rounds; torch 2; git revision 0123456." in page
-    text = readme.read_text()
+    page.write_text("Before.\n<!-- performance -->\nold\n<!-- /performance -->\nAfter.\n")
+    assert write_page(path, page=page) == [tmp_path / "benchmarks.md", page]
+    tables = (tmp_path / "benchmarks.md").read_text()
+    assert (
+        "4.00 (4.00–4.00)" in tables and "2026-01-01; cpu; 3 rounds; torch 2; git revision 0123456." in tables
+    )
+    text = page.read_text()
     assert "4.0 times as fast" in text and "(3.0 times without its data pipeline)" in text
     assert text.startswith("Before.\n") and text.endswith("After.\n") and "old" not in text
 
@@ -103,9 +105,9 @@ def test_a_missing_file_or_place_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="measure first"):
         write_page(tmp_path / "none.json")
     (tmp_path / "b.json").write_text(json.dumps(measured()))
-    (tmp_path / "README.md").write_text("no marks")
+    (tmp_path / "speed.md").write_text("no marks")
     with pytest.raises(UserError, match="no place for the paragraph"):
-        write_page(tmp_path / "b.json", readme=tmp_path / "README.md")
+        write_page(tmp_path / "b.json", page=tmp_path / "speed.md")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure")
@@ -117,8 +119,8 @@ def test_without_a_gpu_its_suite_says_so_and_is_merged_beside_the_others(tmp_pat
     assert "Skipped: no CUDA device." in capsys.readouterr().out
 
 
-def test_published_page_and_readme_are_in_step_with_what_was_measured():
+def test_published_pages_are_in_step_with_what_was_measured():
     held = json.loads((ROOT / "results" / "benchmarks.json").read_text())
     assert set(held) == set(SUITES)
     assert (ROOT / "results" / "benchmarks.md").read_text() == page_markdown(held)
-    assert paragraph(held) in (ROOT / "README.md").read_text()
+    assert paragraph(held) in (ROOT / "docs" / "speed.md").read_text()
