@@ -1,7 +1,7 @@
 """mkdocs hook: the root of the site is the root of the repository.
 
-mkdocs reads one folder, docs/. Here the site also holds the README, results/ and a few other files, each at its own place, so
-that a relative link such as `../results/figures/x.png` works in the site and on a code host alike.
+mkdocs reads one folder, docs/. This site also holds the README, results/ and a few other files, each at its own place,
+so that a relative link such as `../results/figures/x.png` works in the site and on a code host alike.
 """
 
 from pathlib import Path

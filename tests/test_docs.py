@@ -68,7 +68,7 @@ class Page(HTMLParser):
 
 
 def unreachable(site: Path) -> list[str]:
-    """What pages opened from disk cannot show: files and anchors that are missing, and all that is fetched from elsewhere."""
+    """What pages opened from disk cannot show: missing files and anchors, and what is fetched from elsewhere."""
     pages = {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
     wrong = []
     for path, page in pages.items():
@@ -192,14 +192,14 @@ def test_the_front_pages_transformer_starts_as_the_identity():
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command) of every line of a shell block, and of every `python ...`, `torchrun ...` or `make ...` in the text."""
+    """(page, command): the lines of shell blocks, and every `python ...`, `torchrun ...` or `make ...` in the text."""
     found = []
     for path in PAGES:
         text = path.read_text()
         for match in BLOCK.finditer(text):
             if match[1] == "sh":
                 lines = re.sub(r"\\\n\s*", "", match[2]).splitlines()
-                found += [(path.name, line.strip()) for line in lines if line.strip()]
+                found += [(path.name, line.strip()) for line in lines if line.strip() and line[0] != "#"]
         inline = re.findall(r"(?<!`)`((?:python|torchrun|make) [^`]*)`", BLOCK.sub("", text))
         found += [(path.name, command) for command in inline if "..." not in command]
     return found
