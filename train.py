@@ -8,7 +8,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.engine.cli import explain_bad_overrides, one_sentence_errors
-from experiments.engine.sweep import Outcome, work
+from experiments.sweeps.sweep import Outcome, work
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
@@ -17,9 +17,10 @@ def main(cfg: DictConfig) -> Outcome | None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return work(cfg, told)
     from experiments.engine.run import run  # torch takes seconds to import, and --help does not need it
+    from experiments.sections import SECTIONS
 
     with one_sentence_errors():
-        run(cfg, told)
+        run(cfg, told, SECTIONS)
     return None
 
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments import estimates, reproduce
-from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
-from experiments.estimates import Finished
+from experiments.engine.files import ROOT
+from experiments.engine.identity import config_hash, identity
 from experiments.report import embed
+from experiments.sections import TABLES
+from experiments.sweeps import estimates, reproduce
+from experiments.sweeps.estimates import Finished
 
 SUITES = {False: "cells", True: "cells_gpu"}
 MARK = "cost"  # of its place on a page
@@ -79,7 +81,7 @@ class Rates:
 def jobs(table: str, *, trainer: str, seeds: Sequence[int]) -> list[Job]:
     """A table's runs, and those that they need first: the network that describes crops for co-localisation."""
     found: dict[str, Job] = {}
-    for run in reproduce.plan(table, trainer=trainer, seeds=seeds, results=reproduce.ROOT / "results"):
+    for run in reproduce.plan(table, trainer=trainer, seeds=seeds, results=ROOT / "results"):
         first = run.config["task"].get("embedding", {}).get("overrides")
         for config in [run.config] if first is None else [run.config, needed(tuple(first))]:
             job = _job(config)
@@ -93,20 +95,18 @@ _needed: dict[tuple[str, ...], dict[str, Any]] = {}
 def needed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The configuration of a run that others need; the same for all of a section."""
     if overrides not in _needed:
-        _needed[overrides] = rundir.identity(configuration(overrides))
+        _needed[overrides] = identity(configuration(overrides))
     return _needed[overrides]
 
 
 def _job(config: dict[str, Any]) -> Job:
-    place = estimates.place_of(config, [definition for definition, _ in reproduce.TABLES.values()])
+    place = estimates.place_of(config, list(TABLES.values()))
     assert place is not None
     definition, row, column = place
     label = label_of(
         definition.name, definition.rows[row], definition.columns[column], config["trainer"]["name"]
     )
-    return Job(
-        rundir.config_hash(config), estimates.kind(config), definition.title, label, estimates.images(config)
-    )
+    return Job(config_hash(config), estimates.kind(config), definition.title, label, estimates.images(config))
 
 
 def label_of(table: str, row: str, column: str, schedule: str) -> str:
@@ -275,7 +275,7 @@ def cost(
     *,
     trainer: str = "paper",
     seeds: Sequence[int] = (0, 1, 2),
-    results: Path = reproduce.ROOT / "results",
+    results: Path = ROOT / "results",
     benchmarks: Path | None = None,
     workers: int | None = None,
     device: str | None = None,
@@ -289,8 +289,7 @@ def cost(
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers} is not valid: it is a whole number from 1.")
     by_table = {
-        definition.title: jobs(name, trainer=trainer, seeds=seeds)
-        for name, (definition, _) in reproduce.TABLES.items()
+        definition.title: jobs(name, trainer=trainer, seeds=seeds) for name, definition in TABLES.items()
     }
     every = {job.identity: job for runs in by_table.values() for job in runs}
     rows = {**by_table, EVERYTHING: list(every.values())}

@@ -24,7 +24,7 @@ class RunSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from experiments.engine.run import check  # torch takes seconds to import
-        from experiments.engine.sweep import Job, sweep
+        from experiments.sweeps.sweep import Job, sweep
 
         assert self.launcher is not None and self.config is not None
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.compare import curves, main_metric, report, variants
+from experiments.analysis.compare import curves, main_metric, report, variants
 from experiments.engine.build import UserError
-from experiments.report import ReportError
 
 
 def main() -> int:
@@ -40,7 +39,7 @@ def main() -> int:
         print(
             f"Learning curves: {drawn}" if drawn else "No learning curves: no log is kept with the results."
         )
-    except (UserError, ReportError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

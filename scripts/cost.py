@@ -11,7 +11,8 @@ from pathlib import Path
 
 from experiments.cost import cost, write
 from experiments.engine.build import UserError
-from experiments.reproduce import ROOT, parse_seeds
+from experiments.engine.files import ROOT
+from experiments.sweeps.reproduce import parse_seeds
 
 
 def main() -> int:

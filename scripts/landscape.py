@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+from experiments.analysis.landscape import landscape_of_run, markdown, picture
 from experiments.engine.build import UserError
-from experiments.landscape import landscape_of_run, markdown, picture
 
 
 def main() -> int:

@@ -12,12 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import reproduce
-from experiments.distorted_mnist import TABLE1
-from experiments.report import ReportError, embed, headline, load_results, write_tables
-from experiments.report.mirror import mirror
-
-TABLES = [table for table, _ in reproduce.TABLES.values()]
+from experiments.engine.build import UserError
+from experiments.report import embed, headline, load_results, write_tables
+from experiments.report.wandb_tables import mirror
+from experiments.sections import TABLES
 
 
 def main() -> int:
@@ -30,14 +28,17 @@ def main() -> int:
     parser.add_argument("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
     parser.add_argument("--wandb", choices=["offline", "online"], help="log the tables to W&B as well")
     args = parser.parse_args()
+    tables = list(TABLES.values())
     try:
-        text, paths = write_tables(args.dirs, args.out, TABLES, include_smoke=args.include_smoke)
-        if args.page and not embed(args.page, headline(TABLE1, load_results(args.dirs)), "headline"):
-            raise ReportError(
+        text, paths = write_tables(args.dirs, args.out, tables, include_smoke=args.include_smoke)
+        if args.page and not embed(
+            args.page, headline(TABLES["table1"], load_results(args.dirs)), "headline"
+        ):
+            raise UserError(
                 f"{args.page} has no place for the table: <!-- headline --> ... <!-- /headline -->."
             )
-        command = args.wandb and mirror(args.dirs, TABLES, mode=args.wandb, include_smoke=args.include_smoke)
-    except (ReportError, OSError) as error:
+        command = args.wandb and mirror(args.dirs, tables, mode=args.wandb, include_smoke=args.include_smoke)
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(text)

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from experiments.engine.build import UserError
-from experiments.engine.process import ROOT
-from experiments.reproduce import ALL, TABLES, parse_budget, parse_seeds, plan, reproduce
+from experiments.engine.files import ROOT
+from experiments.sweeps.reproduce import ALL, TABLES, parse_budget, parse_seeds, plan, reproduce
 
 
 def main() -> int:

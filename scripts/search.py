@@ -11,7 +11,8 @@ import sys
 
 from experiments.engine.build import UserError
 from experiments.engine.cli import explain_bad_overrides
-from experiments.engine.process import told_device, usual_jobs
+from experiments.engine.machine import usual_jobs
+from experiments.sweeps.process import told_device
 
 
 def main() -> int:
@@ -33,7 +34,7 @@ def main() -> int:
     parser.add_argument("--no-pruning", action="store_true", help="let every trial end")
     args = parser.parse_intermixed_args()  # overrides may stand behind options
     try:
-        from experiments.search import ask, picture, report, search
+        from experiments.sweeps.search import ask, picture, report, search
 
         jobs = usual_jobs(told_device(args.overrides)) if args.jobs is None else args.jobs
         for name, value in (("trials", args.trials), ("jobs", jobs)):

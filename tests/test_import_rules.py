@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NOT_OURS = {"build", "data", "dist", "outputs", "wandb"}  # and whatever starts with a dot
 CODE = ("stn/", "experiments/", "hydra_plugins/", "scripts/", "train.py")  # all but the tests
-SHARED = {"engine", "figures", "report"}  # of experiments/: what any section may import
-# of experiments/: what knows all sections. Everything else there is a section of the paper
-ABOVE = {"benchmarks", "cost", "landscape", "reproduce"}
+# Floors of experiments/: each imports itself and those before it.
+FLOORS = ("engine", "report", "sections", "sweeps", "analysis", "benchmarks")
+SHARED_BY_SECTIONS = {"figures"}  # modules of sections/ that are no section
 GRID_SAMPLE = (
     "stn/sampler.py",
     "experiments/benchmarks/peers.py",
@@ -101,21 +101,29 @@ def stn_in_layers(path: str, tree: ast.AST, names: list[str]) -> Iterator[str]:
             yield from (f"imports {name}" for name in ours if not within(name, package, *allowed))
 
 
-def engine_knows_no_experiment(path: str, tree: ast.AST, names: list[str]) -> Iterator[str]:
-    if path.startswith("experiments/engine/"):
-        ours = (name for name in names if within(name, "experiments"))
-        yield from (f"imports {name}" for name in ours if not within(name, "experiments.engine"))
+def experiments_in_floors(path: str, tree: ast.AST, names: list[str]) -> Iterator[str]:
+    here = [*module_name(path).split("."), ""]
+    if here[0] == "experiments" and here[1] not in FLOORS and path != "experiments/__init__.py":
+        yield f"is on no floor: {', '.join(FLOORS)}"
+    if here[0] == "hydra_plugins" or here[1] not in FLOORS:
+        return
+    allowed = {f"experiments.{floor}" for floor in FLOORS[: FLOORS.index(here[1]) + 1]} | {"stn"}
+    for name in names:
+        if within(name, "experiments", "scripts", "hydra_plugins", "train") and not within(name, *allowed):
+            yield f"imports {name}"
 
 
 def sections_stand_apart(path: str, tree: ast.AST, names: list[str]) -> Iterator[str]:
-    here = module_name(path).split(".")
-    if here[0] != "experiments" or len(here) < 2 or here[1] in ABOVE:
+    here = module_name(path)
+    if (
+        not within(here, "experiments.sections") or here == "experiments.sections"
+    ):  # whose __init__ lists them
         return
+    mine = ".".join(here.split(".")[:3])
+    allowed = [mine, *(f"experiments.sections.{name}" for name in SHARED_BY_SECTIONS)]
     for name in names:
-        if within(name, "experiments"):
-            there = [*name.split("."), ""][1]
-            if there not in {here[1], *SHARED}:
-                yield f"imports {name}"
+        if within(name, "experiments.sections") and not within(name, *allowed):
+            yield f"imports {name}"
 
 
 def torch_load_reads_weights_only(path: str, tree: ast.AST, names: list[str]) -> Iterator[str]:
@@ -141,7 +149,7 @@ RULES = [
     grid_sample_in_one_file,
     stn_stands_alone,
     stn_in_layers,
-    engine_knows_no_experiment,
+    experiments_in_floors,
     sections_stand_apart,
     torch_load_reads_weights_only,
 ]
@@ -193,14 +201,27 @@ BREAKS = [
     (stn_in_layers, "stn/models/a.py", "from ..datasets import mnist"),
     (stn_in_layers, "stn/datasets/a.py", "from stn import models"),
     (stn_in_layers, "stn/datasets/a.py", "from stn.transformer import SpatialTransformer"),
-    (engine_knows_no_experiment, "experiments/engine/run.py", "from experiments import birds"),
-    (engine_knows_no_experiment, "experiments/engine/run.py", "from ..figures import examples"),
-    (sections_stand_apart, "experiments/birds.py", "from experiments.distorted_mnist import PAPER"),
-    (sections_stand_apart, "experiments/birds/figures.py", "from experiments import svhn"),
-    (sections_stand_apart, "experiments/birds.py", "import experiments.mnist_addition as other"),
-    (sections_stand_apart, "experiments/birds.py", "import experiments"),
-    (sections_stand_apart, "experiments/birds.py", "from experiments import reproduce"),
-    (sections_stand_apart, "experiments/report.py", "from experiments import birds"),
+    (experiments_in_floors, "experiments/engine/run.py", "from experiments.sections import birds"),
+    (experiments_in_floors, "experiments/engine/run.py", "from experiments import report"),
+    (experiments_in_floors, "experiments/engine/run.py", "from ..report import tables"),
+    (experiments_in_floors, "experiments/report/tables.py", "from experiments.sections import TABLES"),
+    (experiments_in_floors, "experiments/sections/birds.py", "from experiments.sweeps import pool"),
+    (experiments_in_floors, "experiments/sweeps/pool.py", "import experiments.analysis.compare"),
+    (experiments_in_floors, "experiments/analysis/compare.py", "from experiments import benchmarks"),
+    (experiments_in_floors, "experiments/benchmarks/page.py", "from scripts import benchmark"),
+    (experiments_in_floors, "experiments/compare.py", "import torch"),
+    (
+        sections_stand_apart,
+        "experiments/sections/birds.py",
+        "from experiments.sections.distorted_mnist import P",
+    ),
+    (sections_stand_apart, "experiments/sections/birds/parts.py", "from experiments.sections import svhn"),
+    (
+        sections_stand_apart,
+        "experiments/sections/birds.py",
+        "import experiments.sections.mnist_addition as a",
+    ),
+    (sections_stand_apart, "experiments/sections/figures.py", "from experiments.sections import birds"),
     (torch_load_reads_weights_only, "tests/a.py", "import torch\ntorch.load(p)"),
     (torch_load_reads_weights_only, "stn/a.py", "import torch\ntorch.load(p, weights_only=False)"),
     (torch_load_reads_weights_only, "stn/a.py", "import torch\ntorch.load(p, weights_only=flag)"),
@@ -219,18 +240,21 @@ KEEPS = [
     (stn_in_layers, "stn/transformer.py", "from stn.localisation import Head\nfrom stn import sampler"),
     (stn_in_layers, "stn/models/a.py", "from stn.models.b import c\nfrom . import b\nimport torch"),
     (stn_in_layers, "stn/datasets/a.py", "from stn.transforms import Affine"),
+    (experiments_in_floors, "experiments/engine/run.py", "from experiments.engine import loop\nimport stn"),
     (
-        engine_knows_no_experiment,
-        "experiments/engine/run.py",
-        "from experiments.engine import loop\nimport stn",
+        experiments_in_floors,
+        "experiments/analysis/landscape.py",
+        "from experiments.sections.birds import HEAD",
     ),
+    (experiments_in_floors, "experiments/__init__.py", ""),
+    (experiments_in_floors, "scripts/a.py", "from experiments import benchmarks"),
+    (sections_stand_apart, "experiments/sections/birds.py", "from experiments.sections import figures"),
     (
         sections_stand_apart,
-        "experiments/birds.py",
-        "from experiments import figures\nfrom experiments.engine.run import run",
+        "experiments/sections/__init__.py",
+        "from experiments.sections import birds, svhn",
     ),
-    (sections_stand_apart, "experiments/reproduce.py", "from experiments import birds, svhn"),
-    (sections_stand_apart, "experiments/birds/a.py", "from experiments.birds.b import c"),
+    (sections_stand_apart, "experiments/sections/birds/a.py", "from experiments.sections.birds.b import c"),
     (torch_load_reads_weights_only, "stn/a.py", "import torch\ntorch.load(p, weights_only=True)"),
     (torch_load_reads_weights_only, "stn/a.py", "import json\njson.load(p)\nload(p)"),
 ]

@@ -16,7 +16,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from experiments import estimates, reproduce
 from experiments.benchmarks.ours import config, optimizer_config
 from experiments.benchmarks.rows import Table
 from experiments.engine import rundir
@@ -26,6 +25,7 @@ from experiments.engine.configuration import composing
 from experiments.engine.optim import make_optimizer
 from experiments.engine.run import assemble
 from experiments.engine.step import make_step
+from experiments.sweeps import estimates, reproduce
 from stn.models.mnist import cnn
 
 SCHEDULES = ("paper", "fast")

@@ -52,7 +52,7 @@ def peak_memory(overrides: Sequence[str], steps: int = 60) -> float:
         out = subprocess.run(
             [sys.executable, "-c", code, str(ROOT / "train.py"), *overrides, *dataset, f"output_dir={folder}",
              f"trainer.iterations={steps}", "trainer.log_every=20", "trainer.checkpoint_every=20",
-             "trainer.val_every=20", "wandb.mode=disabled", "figures=null"],
+             "trainer.val_every=20", "wandb.mode=disabled", "figures=false"],
             check=True, capture_output=True, text=True, cwd=ROOT,
         ).stdout  # fmt: skip
     kilobytes = int(out.split("peak")[-1])

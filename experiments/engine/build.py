@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from experiments.engine.identity import current_name
 
 ALLOWED = ("stn.", "experiments.", "torch.optim.", "torchvision.models.")
 
@@ -28,7 +30,8 @@ def build(node: Any, **kwargs: Any) -> Any:
         else deepcopy(node)
     )
     for part in _targets(tree):
-        if not str(part["_target_"]).startswith(ALLOWED):
+        part["_target_"] = current_name(str(part["_target_"]))
+        if not part["_target_"].startswith(ALLOWED):
             raise UserError(
                 f"_target_: {part['_target_']} is not allowed; targets start with {', '.join(ALLOWED)}."
             )
@@ -45,19 +48,6 @@ def build(node: Any, **kwargs: Any) -> Any:
         if isinstance(cause, TypeError):
             raise UserError(f"{tree['_target_']}: {cause}.") from error
         raise
-
-
-def named(path: str) -> Any:
-    """The object of experiments/ that a configuration names, such as a section's table.
-
-    raises: UserError where there is none.
-    """
-    if not path.startswith("experiments."):
-        raise UserError(f"{path} is not allowed: it is the dotted name of something in experiments.")
-    try:
-        return get_object(path)
-    except Exception as error:
-        raise UserError(f"There is no {path}: give the dotted name of something in experiments.") from error
 
 
 def _targets(tree: Any) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.engine.configuration import CONFIGS, configuration
-from experiments.engine.process import BUSY
+
+BUSY = os.EX_TEMPFAIL  # the exit status where another process trains the same run
 
 
 @contextlib.contextmanager

@@ -2,15 +2,15 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.engine.process import usual_jobs
+from experiments.engine.files import ROOT
+from experiments.engine.machine import usual_jobs
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 OmegaConf.register_new_resolver("usual_jobs", usual_jobs, replace=True)  # in configs/launcher
 
 

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]  # of the repository
+
 
 def write_atomically(path: Path, write: Any) -> None:
     """Calls write(temporary path), then renames it to `path`: a kill at any moment leaves the old file or the new.

@@ -6,9 +6,10 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,45 +17,53 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from experiments.engine import checkpoint, rundir, telling
-from experiments.engine.build import UserError, build, named
+from experiments.engine import checkpoint, identity, rundir, telling
+from experiments.engine.build import UserError, build
 from experiments.engine.compute import DEVICES, PRECISIONS, Compute, choose
 from experiments.engine.distributed import Group, joined
-from experiments.engine.files import write_atomically, write_json
+from experiments.engine.files import ROOT, write_atomically
+from experiments.engine.interfaces import Section
 from experiments.engine.loop import Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
-from experiments.engine.sweep import numbers
+from experiments.engine.result import Result
 from experiments.engine.tracking import MODES, under_agent
 from stn.datasets.mnist import stream_seed
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
 CODE = ("train.py", "stn", "experiments", "configs")  # what a result depends on
 
 
-def run(cfg: DictConfig, overrides: Iterable[str] = (), *, wait: bool = False) -> dict[str, Any]:
+def run(
+    cfg: DictConfig,
+    overrides: Iterable[str] = (),
+    sections: Mapping[str, Section] = MappingProxyType({}),
+    *,
+    wait: bool = False,
+) -> Result:
     """Trains and tests what `cfg` describes, or returns the result that already stands in its run directory.
 
-    overrides: the command line's, for the directory's name.   wait: while another process trains it.
-    returns: the content of result.json.
+    overrides: the command line's, for the directory's name.
+    sections: by name; those that `section` may choose.
+    wait: while another process trains it.
+    returns: what result.json holds.
     raises: UserError with one sentence for what the user can mend.
     """
     check(cfg)
+    section = section_of(cfg, sections)
     folder = rundir.run_dir(cfg, overrides)
-    config = rundir.identity(cfg)
     with (
         joined(cfg.device) as group,
         rundir.locked(folder, wait=wait) if group.first else nullcontext(),
         rundir.telling_failure(folder) if group.first else nullcontext(),
     ):
-        result = group.share(rundir.finished(folder, config) if group.first else None)
+        result = group.share(rundir.finished(folder, cfg) if group.first else None)
         if result is not None:
-            log.info("%s is finished already (%s); skipped.", folder, numbers(result["metrics"]))
+            log.info("%s is finished already (%s); skipped.", folder, result.summary)
             if group.first and under_agent():
-                telling.tell_agent(cfg, result, folder)
-            return dict(result)
-        return _run(cfg, config, folder, group)
+                telling.tell_agent(cfg, section, result, folder)
+            return result
+        return _run(cfg, section, folder, group)
 
 
 def check(cfg: DictConfig) -> None:
@@ -72,8 +81,8 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{key}={value} is not valid: choose one of {', '.join(valid)}.")
     if not isinstance(cfg.wandb.artifacts, bool):
         raise UserError(f"wandb.artifacts={cfg.wandb.artifacts} is not valid: it is true or false.")
-    if cfg.table:
-        named(cfg.table)
+    if not isinstance(cfg.figures, bool):
+        raise UserError(f"figures={cfg.figures} is not valid: it is true or false.")
     for key in ("iterations", "batch_size", "eval_batch_size", "log_every", "checkpoint_every", "val_every"):
         if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < 1:
             raise UserError(f"trainer.{key}={cfg.trainer[key]} is not valid: it is a whole number from 1.")
@@ -87,6 +96,19 @@ def check(cfg: DictConfig) -> None:
             )
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed} is not valid: it is a whole number from 0.")
+
+
+def section_of(cfg: DictConfig, sections: Mapping[str, Section]) -> Section | None:
+    """The section that a configuration names; None where it names none, or none are given.
+
+    Raises:
+        UserError: for a name that is not among the sections.
+    """
+    if cfg.section is None or not sections:
+        return None
+    if cfg.section not in sections:
+        raise UserError(f"section={cfg.section} is not valid: choose one of {', '.join(sections)}, or null.")
+    return sections[cfg.section]
 
 
 def assemble(cfg: DictConfig, device: torch.device) -> tuple[Any, nn.Module]:
@@ -127,13 +149,13 @@ def put_back(node: Any, circumstances: dict[str, Any]) -> None:
     """Tells every `_target_` in a configuration that takes them of circumstances, which no stored one holds."""
     if isinstance(node, DictConfig):
         if "_target_" in node:
-            known = inspect.signature(get_object(node._target_)).parameters
+            known = inspect.signature(get_object(identity.current_name(node._target_))).parameters
             node.update({key: value for key, value in circumstances.items() if key in known})
         for value in node.values():
             put_back(value, circumstances)
 
 
-def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) -> dict[str, Any]:
+def _run(cfg: DictConfig, section: Section | None, folder: Path, group: Group) -> Result:
     compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
     data, model = assemble(cfg, compute.device)
     task = build(cfg.task)
@@ -161,11 +183,11 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
         torch.manual_seed(stream_seed(cfg.seed, f"process {group.rank} from step {training.step}"))
     _announce(cfg, training, parameters, compute, seconds_per_step(training, task, compute.autocast))
 
-    transform, revision = rundir.transform_name(config), git_revision()
+    config, revision = identity.stored(cfg), git_revision()
     about = {
         "dataset": data.name,
         "config": config,
-        "config_hash": rundir.config_hash(config),
+        "config_hash": identity.config_hash(config),
         "parameters": parameters,
         **revision,
     }
@@ -218,51 +240,49 @@ def _run(cfg: DictConfig, config: dict[str, Any], folder: Path, group: Group) ->
         )
         if not group.first:
             exit_code = 0
-            return dict(group.share(None))
+            return group.share(None)
         best.save()
         metrics: dict[str, float] = {}
         if data.val is not None:
             metrics |= {key.replace("val/", "val_"): value for key, value in validate().items()}
         tested, predictions = task.evaluate(model, data.test.batches(cfg.trainer.eval_batch_size))
         metrics |= {f"test_{key}": value for key, value in tested.items()}
-        figures = build(cfg.figures)(model, data, folder) if cfg.figures else {}
-        result = {
-            "schema": SCHEMA,
-            "experiment": cfg.experiment,
-            "dataset": data.name,
-            "model": cfg.model.name,
-            "transform": transform,
-            "trainer": cfg.trainer.name,
-            "seed": cfg.seed,
-            "metrics": metrics,
-            "width": getattr(model, "width", None),
-            "parameters": parameters,
-            "iterations": training.step,
-            "wall_seconds": round(training.seconds, 1),
-            "images_per_second": round(
-                training.step * cfg.trainer.batch_size / max(training.seconds, 1e-9), 1
-            ),
+        figures = section.figures(model, data, folder) if section and cfg.figures else {}
+        result = Result(
+            experiment=cfg.experiment,
+            dataset=data.name,
+            model=cfg.model.name,
+            transform=identity.transform_name(cfg),
+            trainer=cfg.trainer.name,
+            seed=cfg.seed,
+            metrics=metrics,
+            width=getattr(model, "width", None),
+            parameters=parameters,
+            iterations=training.step,
+            wall_seconds=round(training.seconds, 1),
+            images_per_second=round(training.step * cfg.trainer.batch_size / max(training.seconds, 1e-9), 1),
             **revision,
-            "versions": versions(),
-            "device": compute.name,
-            "precision": compute.precision,
-            "test_fingerprint": data.test.fingerprint,
-            "config_hash": rundir.config_hash(config),
-            "config": config,
-        }
-        tracker.attempt(lambda: telling.tell(tracker, cfg, result, figures))
+            versions=versions(),
+            device=compute.name,
+            precision=compute.precision,
+            test_fingerprint=data.test.fingerprint,
+            config_hash=identity.config_hash(config),
+            config=config,
+            path=folder / "result.json",
+        )
+        tracker.attempt(lambda: telling.tell(tracker, section, result, figures))
         compact = predictions
         if not predictions.is_floating_point():
             compact = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
         torch.save(compact, folder / "predictions.pt")
-        write_json(folder / "result.json", result)
+        result.write(result.path)
         if tracker.artifacts:
             tracker.attempt(lambda: telling.hand_over(tracker, result, folder))
         group.share(result)
         exit_code = 0
     finally:
         tracker.finish(exit_code)
-    log.info("%s: %s", folder.parent.name, numbers(metrics))
+    log.info("%s: %s", folder.parent.name, result.summary)
     for path in figures.values():
         log.info("figure: %s", path)
     log.info("result: %s", folder / "result.json")
@@ -310,7 +330,7 @@ def _announce(
     step_seconds: float,
 ) -> None:
     left = (cfg.trainer.iterations - training.step) * step_seconds
-    what = "-".join(p for p in (cfg.model.name, rundir.transform_name(cfg)) if p)
+    what = "-".join(p for p in (cfg.model.name, identity.transform_name(cfg)) if p)
     hint = f" {cfg.trainer.hint}" if compute.device.type == "cpu" and cfg.trainer.hint else ""
     log.info(
         "%s %s, %s parameters, %s steps of %d on %s in %s: about %s (%.0f ms a step).%s",
@@ -330,9 +350,8 @@ def git_revision() -> dict[str, Any]:
     """The revision of this repository, and whether the code differs from it. None outside a checkout."""
 
     def git(*arguments: str) -> str:
-        root = Path(__file__).resolve().parents[2]
         return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=20
         ).stdout.strip()
 
     try:

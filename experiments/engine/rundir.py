@@ -11,80 +11,24 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.engine.build import UserError
 from experiments.engine.files import write_json
+from experiments.engine.identity import decides, differences, identity, stored, transform_name
+from experiments.engine.result import Result
 
 log = logging.getLogger(__name__)
 
-# Where and how a run is carried out, as against what is run: none of it changes a result, so none is in the hash.
-CIRCUMSTANCES = ("device", "data_dir", "output_dir", "threads", "wandb", "figures", "table")
-INNER_CIRCUMSTANCES = {
-    "trainer": (
-        "log_every",
-        "checkpoint_every",
-        "hint",
-        "snapshot_every",
-        "channels_last",
-    ),  # the last: of runs before it was a rule
-    "optimizer": ("fused",),
-}
-ANYWHERE = (
-    "data_dir",
-    "cache_dir",
-    "circumstances",
-)  # at any depth; the last is where a task is told such things
-RESOLVED = ("fast", "smoke")  # keys that only others are made of: what they come to stands in the trainer
 LONGEST = 150  # characters of a run's name; a longer one ends in a hash of the whole
-NAMED = (
-    "experiment",
-    "model",
-    "transform",
-    "trainer",
-    "seed",
-    "sweep",
-    "launcher",
-)  # overrides that the directory's name tells already, or that say nothing of this run
+# Overrides that the directory's path has already, or that do not belong to one run.
+IN_PATH = ("experiment", "model", "transform", "trainer", "seed", "sweep", "launcher", "hydra")
 FAILURE = "failure.txt"
 
 
 class BusyError(UserError):
     """Another process holds the run directory."""
-
-
-def identity(cfg: DictConfig) -> dict[str, Any]:
-    """The part of a configuration that decides the result, resolved. It is what config_hash is made of."""
-    kept = decisive(OmegaConf.to_container(cfg, resolve=True))
-    if "transform" not in kept["model"]:
-        kept.pop("transform", None)  # a network without an ST is the same network whatever the transform
-    return kept
-
-
-def decisive(config: Any) -> dict[str, Any]:
-    """A configuration without the circumstances, such as an earlier version of this code may have stored with it."""
-
-    def keep(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: keep(value) for key, value in node.items() if key not in ANYWHERE}
-        return [keep(value) for value in node] if isinstance(node, list) else node
-
-    kept = {key: value for key, value in keep(config).items() if key not in (*CIRCUMSTANCES, *RESOLVED)}
-    for group, circumstances in INNER_CIRCUMSTANCES.items():
-        if group in kept:
-            kept[group] = {key: value for key, value in kept[group].items() if key not in circumstances}
-    return kept
-
-
-def config_hash(config: dict[str, Any]) -> str:
-    """16 hex digits of the sha256 of the sorted JSON."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def transform_name(config: dict[str, Any] | DictConfig) -> str | None:
-    return config["transform"]["name"] if "transform" in config["model"] else None
 
 
 def run_name(cfg: DictConfig, overrides: Iterable[str] = ()) -> str:
@@ -93,9 +37,7 @@ def run_name(cfg: DictConfig, overrides: Iterable[str] = ()) -> str:
     extra = []
     for override in sorted(overrides):
         key = override.lstrip("+~").split("=")[0]
-        first, _, second = key.partition(".")
-        ignored = first in (*CIRCUMSTANCES, "hydra") or second in INNER_CIRCUMSTANCES.get(first, ())
-        if key not in NAMED and not ignored:
+        if key not in IN_PATH and not key.startswith("hydra.") and decides(key):
             extra.append(override.lstrip("+").replace("/", "_").replace(" ", ""))
     name = ",".join(["-".join(p for p in parts if p), *extra])
     return shortened(name, LONGEST)  # file systems end at 255 bytes
@@ -112,10 +54,13 @@ def run_dir(cfg: DictConfig, overrides: Iterable[str] = ()) -> Path:
     return Path(cfg.output_dir) / cfg.experiment / run_name(cfg, overrides) / f"seed_{cfg.seed}"
 
 
-def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+def finished(folder: Path, cfg: DictConfig) -> Result | None:
     """The result that stands in the folder, or None where there is still something to do.
 
-    raises: UserError where the folder belongs to another configuration, naming the keys that differ.
+    Writes config.json into a folder that has none.
+
+    Raises:
+        UserError: where the folder belongs to another configuration; it names the keys that differ.
     """
     for name in ("result.json", "config.json"):
         path = folder / name
@@ -123,34 +68,34 @@ def finished(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
             continue
         try:
             held = json.loads(path.read_text())
-            theirs = decisive(held["config"] if name == "result.json" else held)
-        except (ValueError, KeyError, AttributeError) as error:
+            theirs, ours = identity(held["config"] if name == "result.json" else held), identity(cfg)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{path} cannot be read ({error}): delete the folder to run anew.") from error
-        if theirs != config:
-            changes = ", ".join(differences(theirs, config))
+        if theirs != ours:
             raise UserError(
-                f"{folder} holds a run of another configuration; it differs in {changes}. "
-                "Delete the folder, or give another output_dir=."
+                f"{folder} holds a run of another configuration; it differs in "
+                f"{', '.join(differences(theirs, ours))}. Delete the folder, or give another output_dir=."
             )
         if name == "result.json":
-            return held
+            return Result.from_dict(held, path)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", stored(cfg))
     return None
 
 
-def held_result(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+def held_result(path: Path, cfg: DictConfig) -> Result | None:
     """The result in a file, where it is one of this very configuration.
 
-    raises: UserError where the file cannot be read.
+    Raises:
+        UserError: where the file cannot be read.
     """
     if not path.exists():
         return None
     try:
-        held = json.loads(path.read_text())
-        return held if decisive(held["config"]) == config else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        result = Result.read(path)
+    except UserError as error:
         raise UserError(f"{path} cannot be read ({error}): delete it to run this anew.") from error
+    return result if result.is_of(cfg) else None
 
 
 def failure(folder: Path) -> str:
@@ -170,16 +115,6 @@ def telling_failure(folder: Path) -> Iterator[None]:
         text = " ".join(str(error).split())
         (folder / FAILURE).write_text(f"{'' if known else f'{type(error).__name__}: '}{text}\n")
         raise
-
-
-def differences(theirs: Any, ours: Any, prefix: str = "") -> list[str]:
-    """The keys in which two configurations differ, each as "key (theirs -> ours)"."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        found = []
-        for key in sorted({*theirs, *ours}):
-            found += differences(theirs.get(key), ours.get(key), f"{prefix}.{key}" if prefix else key)
-        return found
-    return [] if theirs == ours else [f"{prefix} ({theirs} -> {ours})"]
 
 
 @contextlib.contextmanager

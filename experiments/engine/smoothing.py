@@ -14,7 +14,7 @@ class SmoothedClassification(Classification):
     """Classification, where theta may follow the smoothed loss.
 
     The loss of a deep network on photographs is rough in theta, and its slope, which the sampler hands back, says
-    little of where to go (`experiments.landscape` measures it). With `smoothing`, theta gets the gradient of the loss's
+    little of where to go (`scripts/landscape.py` measures it). With `smoothing`, theta gets the gradient of the loss's
     mean over a Gaussian around it instead, estimated from two mirrored draws (Gaussian smoothing, Nesterov and Spokoiny
     2017): (loss(theta + n) - loss(theta - n)) / (2 sigma^2) * n. All else is trained, by its own gradient, on the crops
     at theta + n. Evaluation is at theta.

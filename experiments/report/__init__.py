@@ -5,6 +5,7 @@ what the paper's numbers are; this package puts our numbers beside them. Every t
 the results alone (sorted, no time stamps, no paths of the machine): the same results give the same bytes.
 """
 
+from experiments.engine.result import Result
 from experiments.report.headline import headline
 from experiments.report.render import (
     COMMAND,
@@ -18,7 +19,8 @@ from experiments.report.render import (
     render,
     write_tables,
 )
-from experiments.report.results import ReportError, Result, Row, load_results
+from experiments.report.results import Row, load_results, row_of
+from experiments.report.section import Section
 from experiments.report.tables import (
     FEW,
     Cell,
@@ -35,9 +37,9 @@ __all__ = [
     "FEW",
     "GENERATED_TEX",
     "Cell",
-    "ReportError",
     "Result",
     "Row",
+    "Section",
     "Sheet",
     "Table",
     "cells",
@@ -52,6 +54,7 @@ __all__ = [
     "provenance",
     "render",
     "row_label",
+    "row_of",
     "sheets",
     "write_tables",
 ]

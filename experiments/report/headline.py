@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from experiments.report.results import ReportError, Result, Row
+from experiments.engine.build import UserError
+from experiments.engine.result import Result
+from experiments.report.results import Row
 from experiments.report.tables import FEW, Sheet, Table, placed, sheets
 
 # Each base network without a spatial transformer, then with one.
@@ -27,13 +29,13 @@ def headline(table: Table, results: Iterable[Result], rows: Sequence[Row] = ROWS
         The grid, and a line that names the schedule and says what the numbers are.
 
     Raises:
-        ReportError: No result belongs to one of the rows.
+        UserError: No result belongs to one of the rows.
     """
     part = replace(table, rows={row: table.rows[row] for row in rows})
     ours = [run for run in results if run.dataset == table.dataset]
     found = sheets([part], [run for row, _, run in placed(part, ours) if row in part.rows])
     if not found:
-        raise ReportError(f"The front page has nothing to show: no published result is in {table.title}.")
+        raise UserError(f"The front page has nothing to show: no published result is in {table.title}.")
     sheet = max(found, key=lambda one: len(one.cells))
     columns = list(part.columns)
     lines = [

@@ -7,7 +7,9 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments.report.results import ReportError, Result, Row, load_results
+from experiments.engine.build import UserError
+from experiments.engine.result import Result
+from experiments.report.results import Row, load_results, sort_key
 from experiments.report.tables import FEW, Sheet, Table, placed, sheets, shown_results
 
 COMMAND = "python scripts/make_tables.py"
@@ -187,7 +189,7 @@ def provenance(results: Iterable[Result]) -> str:
         "configuration",
     ]
     body = []
-    for run in sorted(results, key=lambda result: result.order):
+    for run in sorted(results, key=sort_key):
         error, accuracy = run.metrics.get("test_error"), run.metrics.get("test_accuracy")
         headline = _MISSING if accuracy is None else f"accuracy {accuracy:.2f}"
         minutes, seconds = divmod(round(run.wall_seconds), 60)
@@ -244,7 +246,7 @@ def write_tables(
 
     Another dataset than the table's own is in the name: <table>-<dataset>-<trainer>. Tables that an earlier
     call wrote and that have no result any more are removed (known by the first line of their .tex). Returns
-    the tables as Markdown and the paths written. Raises ReportError, with nothing written, where a file is
+    the tables as Markdown and the paths written. Raises UserError, with nothing written, where a file is
     bad or there is no result.
     """
     dirs, out = list(dirs), Path(out_dir)
@@ -252,7 +254,7 @@ def write_tables(
     if not shown_results(results, include_smoke):
         where = ", ".join(str(one) for one in dirs)
         what = "only results of the smoke trainer" if results else "no result"
-        raise ReportError(f"Nothing to report: there is {what} below {where}.")
+        raise UserError(f"Nothing to report: there is {what} below {where}.")
     text = render(tables, results, include_smoke=include_smoke)
     texts = {out / "README.md": document(tables, results, include_smoke=include_smoke)}
     for sheet in sheets(tables, results, include_smoke=include_smoke):

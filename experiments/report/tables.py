@@ -8,10 +8,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from experiments.report.results import Result, Row, result_of, trainer_order
+from experiments.engine.result import Result
+from experiments.report.results import Row, row_of, sort_key, trainer_order
 
 FEW = 3  # the paper reports means of three seeds; a cell with fewer is marked
 _MODELS = {"fcn": "FCN", "cnn": "CNN"}
@@ -19,7 +19,7 @@ _TRANSFORMS = {"tps": "TPS"}
 
 
 def by_network_and_experiment(result: Result) -> tuple[Row, str]:
-    return result.row, result.experiment
+    return row_of(result), result.experiment
 
 
 def choose_network_and_experiment(row: Row, column: str) -> list[str]:
@@ -40,6 +40,7 @@ class Table:
     row_names, column_name: what the two parts of a row and a column's key are, for the heads of the CSV file.
     trainers: a schedule's name -> that of its file in configs/trainer, where the section has one of its own or
         the paper gives none.
+    priority: the rows in the order in which a runner trains them, the most informative first; None: in that of print.
     same_test_set: of a column, unless each row has one of its own.
     dataset: the only dataset beside which the paper's numbers are shown.
     """
@@ -55,6 +56,7 @@ class Table:
     row_names: tuple[str, str] = ("model", "transform")
     column_name: str = "experiment"
     trainers: Mapping[str, str] = field(default_factory=dict)
+    priority: tuple[Row, ...] | None = None
     same_test_set: bool = True
     metric: str = "test_error"
     metric_label: str = "test error, %"
@@ -63,13 +65,12 @@ class Table:
     decimals: int = 2  # of our numbers
     paper_decimals: int = 1
 
-    def against_paper(self, content: dict[str, Any]) -> dict[str, Any] | None:
+    def against_paper(self, result: Result) -> dict[str, Any] | None:
         """One run beside the paper: a line of this table; None where the run is not the table's.
 
-        content: of a result.json.   returns: the columns' names -> texts and numbers. `paper` and `difference` are None
+        returns: the columns' names -> texts and numbers. `paper` and `difference` are None
         where the paper has no number, or one of another dataset.
         """
-        result = result_of(content, Path("result.json"))
         where = self.place(result)
         if where is None or where[1] not in self.columns or self.metric not in result.metrics:
             return None
@@ -144,9 +145,7 @@ class Sheet:
 
     @property
     def results(self) -> list[Result]:
-        return sorted(
-            (result for cell in self.cells.values() for result in cell.results), key=lambda r: r.order
-        )
+        return sorted((result for cell in self.cells.values() for result in cell.results), key=sort_key)
 
     @property
     def heading(self) -> str:
@@ -216,9 +215,9 @@ def cells(tables: Iterable[Table], results: Iterable[Result]) -> list[Cell]:
 
     Runs of different configurations (the config without its seed) never share a cell: where a row has a cell
     with more than one, the row is split by the keys that differ there, in every column. A row the table does
-    not name comes last. Raises ReportError where a run lacks the table's metric.
+    not name comes last. Raises UserError where a run lacks the table's metric.
     """
-    results = sorted(results, key=lambda result: result.order)
+    results = sorted(results, key=sort_key)
     out: list[Cell] = []
     for table in tables:
         rows: dict[tuple[str, str, Row], list[tuple[str, Result]]] = defaultdict(list)
@@ -327,4 +326,4 @@ def sheets(tables: Sequence[Table], results: Iterable[Result], *, include_smoke:
 
 def shown_results(results: Iterable[Result], include_smoke: bool) -> list[Result]:
     shown = (result for result in results if include_smoke or result.trainer != "smoke")
-    return sorted(shown, key=lambda result: result.order)
+    return sorted(shown, key=sort_key)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = (
     "dataset=digits", "trainer=smoke", "device=cpu", "threads=1", "model.width=4", "trainer.iterations=4",
     "trainer.batch_size=8", "trainer.log_every=2", "trainer.checkpoint_every=2", "trainer.val_every=2",
-    "wandb.mode=disabled", "figures=null",
+    "wandb.mode=disabled", "figures=false",
 )  # fmt: skip
 
 

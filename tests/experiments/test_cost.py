@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cost, estimates
+from experiments import cost
 from experiments.cost import Column, Cost, Job, Machine, Rates
-from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
-from experiments.estimates import Finished
+from experiments.engine.identity import identity
+from experiments.sweeps import estimates
+from experiments.sweeps.estimates import Finished
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, GPU = "cpu: A, 1 thread", "GPU B"
@@ -31,7 +32,7 @@ def test_whole_runs_the_longest_first(seconds, workers, last):
 
 
 def made(*overrides):
-    return rundir.identity(configuration(overrides))
+    return identity(configuration(overrides))
 
 
 def row(table, network, column, schedule, rate, device=CPU):
@@ -141,7 +142,7 @@ def test_every_table_with_its_runs(published):
 
 
 def test_a_machine_of_ones_own_and_files_of_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(cost.reproduce, "TABLES", {"tc": cost.reproduce.TABLES["tc"]})
+    monkeypatch.setattr(cost.reproduce, "TABLES", {"tc": cost.TABLES["tc"]})
     path = tmp_path / "b.json"
     path.write_text(json.dumps({"cells": {"rows": [row("tc", "FCN", "TC", "paper", 1000)]}}))
     found = cost.cost(results=tmp_path, benchmarks=path, workers=2, device="cpu: A", seeds=[0, 1, 2])

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.engine import process
+from experiments.sweeps import process
 
 TELLS = "import signal, sys; print(sys.argv[1:], *(signal.getsignal(n).name for n in (15, signal.SIGUSR2)))"
 SCONTROL = ["scontrol", "requeue", "1_0"]

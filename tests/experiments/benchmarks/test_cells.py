@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-from experiments import cost, estimates, reproduce
+from experiments import cost
 from experiments.benchmarks import cells
 from experiments.benchmarks.cells import Cell
+from experiments.sections import TABLES
+from experiments.sweeps import estimates, reproduce
 
 
 def test_one_line_for_cells_that_cost_the_same(monkeypatch):
-    tables = {name: reproduce.TABLES[name] for name in ("tc", "3d")}
+    tables = {name: TABLES[name] for name in ("tc", "3d")}
     monkeypatch.setattr(reproduce, "TABLES", tables)
     found = cells.every_cell()
     assert [(cell.row, cell.overrides[-1]) for cell in found[:3]] == [

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from experiments import birds, colocalisation, distorted_mnist, mnist_addition
 from experiments.engine.build import UserError
 from experiments.engine.run import run
+from experiments.sections import birds, colocalisation, distorted_mnist, mnist_addition
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -26,17 +26,17 @@ IMAGES = [
 @pytest.mark.parametrize("model", ["fcn", "cnn", "st_fcn", "st_cnn", "2st_fcn"])
 def test_every_experiment_trains_two_steps_with_every_model(configure, experiment, model):
     result = run(configure(f"experiment={experiment}", f"model={model}", "trainer.iterations=2"))
-    assert (result["experiment"], result["model"], result["iterations"]) == (experiment, model, 2)
-    assert 0 <= result["metrics"]["test_error"] <= 100
-    assert (result["transform"] is None) == ("st_" not in model)
+    assert (result.experiment, result.model, result.iterations) == (experiment, model, 2)
+    assert 0 <= result.metrics["test_error"] <= 100
+    assert (result.transform is None) == ("st_" not in model)
 
 
 @pytest.mark.parametrize("model", ["cnn_3d", "st_cnn_3d"])
 def test_volumes_train_two_steps_with_every_model(configure, model):
     small = ("dataset.distort.canvas=32", "trainer.iterations=2")
     result = run(configure("experiment=mnist_3d", f"model={model}", *small))
-    assert (result["model"], result["transform"]) == (model, "affine3d" if "st_" in model else None)
-    assert 0 <= result["metrics"]["test_error"] <= 100
+    assert (result.model, result.transform) == (model, "affine3d" if "st_" in model else None)
+    assert 0 <= result.metrics["test_error"] <= 100
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ PLANE = sorted(path.stem for path in (CONFIGS / "transform").glob("*.yaml") if p
 @pytest.mark.parametrize("transform", PLANE)
 @pytest.mark.parametrize("model", ["st_fcn", "st_cnn"])
 def test_every_transform_trains(configure, transform, model):
-    assert run(configure(f"transform={transform}", f"model={model}"))["transform"] == transform
+    assert run(configure(f"transform={transform}", f"model={model}")).transform == transform
 
 
 @pytest.mark.parametrize("trainer", ["paper", "fast"])
 def test_the_long_schedules_train_a_few_steps(configure, trainer):
     result = run(configure(f"trainer={trainer}", "trainer.iterations=2"))
-    assert result["trainer"] == trainer
+    assert result.trainer == trainer
 
 
 def test_paper_schedule_is_the_papers(configure):
@@ -150,7 +150,7 @@ def test_header_says_what_the_published_run_took(experiment):
     if published.exists():
         result = json.loads(published.read_text())
         how = " ".join(filter(None, ["trainer=fast", *further.split(",")]))
-        takes = f"{how} {round(result['wall_seconds'] / 60)} min on {result['device']}"
+        takes = f"{how} {round(result.wall_seconds / 60)} min on {result.device}"
     else:
         takes = "not measured yet; the first line of a run says"
     assert f"# takes:  {takes}\n" in text

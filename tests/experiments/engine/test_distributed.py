@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TINY = [
     "experiment=mnist_rts", "model=st_cnn", "dataset=digits", "trainer=smoke", "device=cpu", "threads=1",
     "model.width=6", "trainer.iterations=6", "trainer.batch_size=16", "trainer.log_every=2",
-    "trainer.checkpoint_every=2", "trainer.val_every=2", "dataset.val_size=20", "wandb.mode=disabled", "figures=null",
+    "trainer.checkpoint_every=2", "trainer.val_every=2", "dataset.val_size=20", "wandb.mode=disabled", "figures=false",
 ]  # fmt: skip
 
 
@@ -55,10 +55,10 @@ def test_two_processes_train_what_one_does(tmp_path):
             [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
         )
     one, two = results
-    assert one["config_hash"] == two["config_hash"] and one["test_fingerprint"] == two["test_fingerprint"]
+    assert one.config_hash == two.config_hash and one.test_fingerprint == two.test_fingerprint
     for name, weights in states[0].items():
         torch.testing.assert_close(states[1][name], weights, rtol=1e-3, atol=1e-5)
-    assert two["metrics"]["test_loss"] == pytest.approx(one["metrics"]["test_loss"], rel=1e-3)
+    assert two.metrics["test_loss"] == pytest.approx(one.metrics["test_loss"], rel=1e-3)
     assert [line["step"] for line in histories[1]] == [2, 4, 6]
     for a, b in zip(*histories, strict=True):
         assert b["train/loss"] == pytest.approx(a["train/loss"], rel=1e-3)

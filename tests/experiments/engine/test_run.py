@@ -11,6 +11,8 @@ import torch
 
 from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError
+from experiments.engine.identity import identity
+from experiments.engine.result import Result
 from experiments.engine.run import load_run, run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -18,7 +20,7 @@ TIMING = ("wall_seconds", "images_per_second", "git_revision", "git_dirty")
 
 
 def untimed(result):
-    return {key: value for key, value in result.items() if key not in TIMING}
+    return {key: value for key, value in result.to_dict().items() if key not in TIMING}
 
 
 def weights(folder: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
@@ -35,15 +37,16 @@ def assert_same_weights(a: Path, b: Path, name: str = "last.pt") -> None:
 def test_result_holds_what_a_sceptic_needs(configure):
     cfg = configure("model=st_cnn", "transform=tps", "dataset.val_size=40")
     result = run(cfg)
-    assert json.loads((rundir.run_dir(cfg) / "result.json").read_text()) == result
+    content = json.loads((rundir.run_dir(cfg) / "result.json").read_text())
+    assert Result.from_dict(content) == result
     expected = {
         "schema", "experiment", "dataset", "model", "transform", "trainer", "seed", "metrics", "width", "parameters",
         "iterations", "wall_seconds", "images_per_second", "git_revision", "git_dirty", "versions", "device",
         "precision", "test_fingerprint", "config_hash", "config",
     }  # fmt: skip
-    assert set(result) == expected
-    assert set(result["metrics"]) == {"test_error", "test_loss", "val_error", "val_loss"}
-    assert str(ROOT) not in json.dumps(result) and "data_dir" not in json.dumps(result)
+    assert set(content) == expected
+    assert set(result.metrics) == {"test_error", "test_loss", "val_error", "val_loss"}
+    assert str(ROOT) not in json.dumps(content) and "data_dir" not in json.dumps(content)
     assert (rundir.run_dir(cfg) / "predictions.pt").exists()
     history = [json.loads(line) for line in (rundir.run_dir(cfg) / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in history] == [2, 4]
@@ -55,12 +58,12 @@ def test_the_stored_predictions_are_those_that_were_counted(configure):
     result = run(cfg)
     data, model, _ = load_run(rundir.run_dir(cfg))
     predictions = torch.load(rundir.run_dir(cfg) / "predictions.pt", weights_only=True)
-    assert result["metrics"]["test_error"] == pytest.approx(
+    assert result.metrics["test_error"] == pytest.approx(
         100 * (predictions != data.test.labels).double().mean().item()
     )
     with torch.no_grad():
         assert torch.equal(model(data.test.images.float() / 255)[0].argmax(1), predictions.long())
-    assert data.test.fingerprint == result["test_fingerprint"]
+    assert data.test.fingerprint == result.test_fingerprint
 
 
 def test_twice_is_once(configure):
@@ -74,12 +77,12 @@ def test_twice_is_once(configure):
 def test_circumstances_that_an_earlier_version_stored_do_not_make_another_configuration(configure):
     cfg = configure()
     path = rundir.run_dir(cfg) / "result.json"
-    held = run(cfg)
+    held = run(cfg).to_dict()
     assert "fused" not in held["config"]["optimizer"]
     held["config"]["trainer"]["channels_last"] = True
     held["config"]["optimizer"]["fused"] = False
     path.write_text(json.dumps(held))
-    assert run(cfg) == held
+    assert run(cfg).to_dict() == held
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -96,9 +99,9 @@ def test_another_configuration_is_refused_by_its_differing_keys(configure, finis
 
 def test_circumstances_do_not_change_the_run(configure):
     plain, moved = configure(), configure("threads=2", "trainer.log_every=1", "data_dir=/elsewhere")
-    assert rundir.identity(plain) == rundir.identity(moved)
-    assert rundir.identity(plain) != rundir.identity(configure("seed=1"))
-    assert rundir.identity(configure("model=cnn", "transform=tps")) == rundir.identity(configure("model=cnn"))
+    assert identity(plain) == identity(moved)
+    assert identity(plain) != identity(configure("seed=1"))
+    assert identity(configure("model=cnn", "transform=tps")) == identity(configure("model=cnn"))
 
 
 def test_names(configure):
@@ -118,8 +121,8 @@ def test_a_seed_is_a_run_and_the_test_set_is_not_its_business(configure):
     there = f"output_dir={configure().output_dir}"
     a, again, b = run(configure(f"{there}/a")), run(configure(f"{there}/b")), run(configure("seed=1"))
     assert untimed(a) == untimed(again)
-    assert a["metrics"]["test_loss"] != b["metrics"]["test_loss"]
-    assert a["test_fingerprint"] == b["test_fingerprint"]
+    assert a.metrics["test_loss"] != b.metrics["test_loss"]
+    assert a.test_fingerprint == b.test_fingerprint
 
 
 def test_a_held_run_directory_is_left_alone(configure):
@@ -190,7 +193,7 @@ def test_killed_at_any_moment_and_started_again_ends_bit_for_bit_equal(configure
         if process.exitcode == 0:
             break
     assert kills >= 2
-    results = [json.loads((rundir.run_dir(cfg) / "result.json").read_text()) for cfg in (whole, killed)]
+    results = [Result.read(rundir.run_dir(cfg) / "result.json") for cfg in (whole, killed)]
     assert untimed(results[0]) == untimed(results[1])
     assert_same_weights(rundir.run_dir(whole), rundir.run_dir(killed))
     assert_same_weights(rundir.run_dir(whole), rundir.run_dir(killed), "best.pt")

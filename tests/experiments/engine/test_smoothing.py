@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.birds import Birdwatching
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.engine.smoothing import SmoothedClassification
 from experiments.engine.task import Classification
+from experiments.sections.birds import Birdwatching
 from stn import Translation
 from stn.models.backbones import Backbone
 from stn.models.images import ImageSTCNN

@@ -13,10 +13,11 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments.engine import checkpoint, rundir, tracking
-from experiments.engine.build import UserError, named
+from experiments.engine.build import UserError
 from experiments.engine.run import run
 from experiments.engine.task import Classification
-from experiments.report import Table
+from experiments.report import Section
+from experiments.sections import SECTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 WANDB = str(Path(sys.executable).with_name("wandb"))
@@ -62,7 +63,7 @@ def rows(folder: Path, held: SimpleNamespace, key: str = tracking.AGAINST_PAPER)
 def test_an_offline_run_reads_back_as_result_json_says(configure, home, caplog):
     cfg = configure("wandb.mode=offline", "dataset.val_size=40", "trainer.iterations=6", "seed=2")
     with caplog.at_level(logging.INFO):
-        result = run(cfg)
+        result = run(cfg, (), SECTIONS)
     run_dir = rundir.run_dir(cfg)
     (folder,) = folders(cfg)
     held = read_back(folder)
@@ -71,21 +72,21 @@ def test_an_offline_run_reads_back_as_result_json_says(configure, home, caplog):
     assert held.run["display_name"] == "mnist_rts/st_cnn-affine-smoke/seed_2"
     assert held.run["job_type"] == "smoke"
     tags = {"mnist_rts", "st_cnn", "affine", "smoke", "digits"}
-    if result["git_revision"]:
-        tags |= {f"git-{result['git_revision'][:7]}"} | ({"dirty"} if result["git_dirty"] else set())
+    if result.git_revision:
+        tags |= {f"git-{result.git_revision[:7]}"} | ({"dirty"} if result.git_dirty else set())
     assert set(held.run["tags"]) == tags
-    assert held.run["config"]["update"]["config_hash"] == result["config_hash"]
+    assert held.run["config"]["update"]["config_hash"] == result.config_hash
 
-    for key, value in result["metrics"].items():
+    for key, value in result.metrics.items():
         assert held.summary[key] == pytest.approx(value, rel=1e-9), key
     for key in ("parameters", "test_fingerprint", "config_hash", "iterations", "wall_seconds"):
         assert held.summary[key] == result[key], key
-    assert held.summary["val/error"] == result["metrics"]["val_error"]  # what a sweep's search looks at
+    assert held.summary["val/error"] == result.metrics["val_error"]  # what a sweep's search looks at
     assert "paper" not in held.summary and "difference" not in held.summary  # digits are not the paper's
 
     (line,) = rows(folder, held)
     assert line["row"] == "ST-CNN affine" and line["column"] == "RTS" and line["seed"] == 2
-    assert line["ours"] == pytest.approx(result["metrics"]["test_error"])
+    assert line["ours"] == pytest.approx(result.metrics["test_error"])
     assert line["paper"] is None and line["difference"] is None
 
     (kept,) = held.artifacts["mnist_rts-st_cnn-affine-smoke-seed_2-result"]
@@ -109,7 +110,7 @@ def test_an_offline_run_reads_back_as_result_json_says(configure, home, caplog):
 def test_artifacts_can_be_left_out(configure, monkeypatch):
     started = fake_wandb(monkeypatch)
     cfg = configure("wandb.mode=offline", "wandb.artifacts=false")
-    run(cfg)
+    run(cfg, (), SECTIONS)
     assert started[0].artifacts == [] and started[0].finished == [0]
     assert not (rundir.run_dir(cfg) / "weights.pt").exists()
     with pytest.raises(UserError, match="it is true or false"):
@@ -123,10 +124,10 @@ def test_a_resumed_run_is_the_same_one_and_every_part_of_it_is_synced(configure,
             Classification, "evaluate", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut"))
         )
         with pytest.raises(RuntimeError, match="power cut"):
-            run(cfg)
+            run(cfg, (), SECTIONS)
     time.sleep(1)  # a folder is named by the second
     with caplog.at_level(logging.INFO):
-        run(cfg)
+        run(cfg, (), SECTIONS)
     first, second = folders(cfg)
     assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2] == read_back(second).run["run_id"]
     assert f"wandb sync {first} {second}" in caplog.text
@@ -142,14 +143,14 @@ def test_training_goes_on_when_wandb_cannot_start(configure, monkeypatch, caplog
     monkeypatch.setattr(tracking.Tracker, "_start", broken)
     with caplog.at_level(logging.WARNING):
         result = run(configure("wandb.mode=offline"))
-    assert result["iterations"] == 4
+    assert result.iterations == 4
     assert "training goes on without it" in caplog.text
 
 
 def test_training_goes_on_without_an_account(configure, caplog):
     with caplog.at_level(logging.WARNING):
         result = run(configure("wandb.mode=online"))
-    assert result["iterations"] == 4
+    assert result.iterations == 4
     assert "No API key configured" in caplog.text and "training goes on without it" in caplog.text
 
 
@@ -158,9 +159,9 @@ def test_training_ends_well_when_the_paper_cannot_be_told_of(configure, monkeypa
         raise KeyError("dataset")
 
     fake_wandb(monkeypatch)
-    monkeypatch.setattr(Table, "against_paper", broken)
+    monkeypatch.setattr(Section, "against_paper", broken)
     cfg = configure("wandb.mode=offline")
-    run(cfg)
+    run(cfg, (), SECTIONS)
     assert (rundir.run_dir(cfg) / "result.json").exists()
     assert "training goes on without it" in caplog.text
 
@@ -201,13 +202,13 @@ def test_under_an_agent_the_run_is_the_agents(configure, monkeypatch):
     started = fake_wandb(monkeypatch)
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     cfg = configure("wandb.mode=offline", "dataset.val_size=40")
-    result = run(cfg)
-    again = run(cfg)  # stands already, but this agent's run knows nothing of it yet
+    result = run(cfg, (), SECTIONS)
+    again = run(cfg, (), SECTIONS)  # stands already, but this agent's run knows nothing of it yet
     assert again == result
     for one in started:
         assert one.settings["mode"] == "online"
         assert one.settings["id"] is None and one.settings["project"] is None
-        assert one.summary["test_error"] == result["metrics"]["test_error"]
+        assert one.summary["test_error"] == result.metrics["test_error"]
         assert [numbers["val/error"] for _, numbers in one.logged if "val/error" in numbers]
         assert one.finished == [0]
     assert len(started) == 2
@@ -217,7 +218,7 @@ def test_under_an_agent_the_run_is_the_agents(configure, monkeypatch):
 
 def test_the_best_weights_are_those_of_the_lowest_validation_error(configure):
     cfg = configure("dataset.val_size=60", "trainer.iterations=12", "optimizer.lr=0.05")
-    run(cfg)
+    run(cfg, (), SECTIONS)
     folder = rundir.run_dir(cfg)
     errors = {
         line["step"]: line["val/error"]
@@ -230,21 +231,20 @@ def test_the_best_weights_are_those_of_the_lowest_validation_error(configure):
 
     (folder / "result.json").unlink()
     checkpoint.save(folder / "best.pt", best | {"step": 99, "val_error": 0.0})  # of a past that a kill undid
-    run(cfg)
+    run(cfg, (), SECTIONS)
     held = checkpoint.load(folder / "best.pt")
     assert (held["step"], held["val_error"]) == (best["step"], best["val_error"])
 
 
 def test_without_held_out_digits_there_is_no_best(configure):
     cfg = configure()
-    run(cfg)
+    run(cfg, (), SECTIONS)
     assert not (rundir.run_dir(cfg) / "best.pt").exists()
 
 
-@pytest.mark.parametrize("table", ["experiments.birds.NOTHING", "os.environ", "experiments.nowhere"])
-def test_a_table_that_is_not_there_is_named_before_anything_is_trained(configure, table):
-    with pytest.raises(UserError, match=table.replace(".", r"\.")):
-        run(configure(f"table={table}"))
+def test_a_section_that_is_not_there_is_named_before_anything_is_trained(configure):
+    with pytest.raises(UserError, match="section=nowhere is not valid: choose one of distorted_mnist, "):
+        run(configure("section=nowhere"), (), SECTIONS)
 
 
 NOTHING = {
@@ -282,10 +282,8 @@ class FakeRun:
         self.finished.append(exit_code)
 
 
-def test_every_experiment_of_the_paper_names_its_table(configure):
+def test_every_experiment_names_its_section():
     configs = Path(__file__).parents[3] / "configs" / "experiment"
     for path in sorted(configs.glob("*.yaml")):
-        table = OmegaConf.load(path).get("table")
-        assert (table is None) == (path.stem == "own_images"), path.stem
-        if table is not None:
-            assert isinstance(named(table), Table), path.stem
+        section = SECTIONS[OmegaConf.load(path).section]
+        assert bool(section.tables) == (path.stem != "own_images"), path.stem

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.birds import HEAD, region_centres
 from experiments.engine.build import UserError
 from experiments.engine.run import load_run
+from experiments.sections.birds import HEAD, region_centres
 from stn import ParallelTransformers, SpatialTransformer, Translation
 
 STEPS = (0.003, 0.01, 0.03, 0.1, 0.2, 0.4)  # in theta's units; for a translation the image is 2 across

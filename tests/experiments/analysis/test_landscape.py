@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.analysis.landscape import landscape, landscape_of_run, markdown, picture
 from experiments.engine.build import UserError
 from experiments.engine.run import run
-from experiments.landscape import landscape, landscape_of_run, markdown, picture
 from stn import SpatialTransformer, Translation
 
 PLACE = torch.tensor([0.3, -0.2])
@@ -73,7 +73,7 @@ def test_a_network_without_transformers_has_none(configure, tmp_path):
         "experiment=cub_cnn_224", "dataset=toy_birds", "trainer=smoke", "backbone=mobilenet_v2",
         "backbone.weights=none",
         "dataset.size=64", "trainer.iterations=2", "trainer.log_every=2", "trainer.checkpoint_every=2",
-        "trainer.val_every=2", "wandb.mode=disabled", "device=cpu", "threads=1", "figures=null",
+        "trainer.val_every=2", "wandb.mode=disabled", "device=cpu", "threads=1", "figures=false",
     ]  # fmt: skip
     run(configure(*birds, tiny=False), birds)
     folder = next((tmp_path / "outputs" / "cub_cnn_224").glob("*/seed_0"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
+from experiments.engine.identity import identity
 from experiments.engine.run import load_run, run, snapshot_steps
 from experiments.engine.task import Classification
-from experiments.report import Result, Row, Table
+from experiments.report import Result, Row, Section, Table
 from stn import sample
 from stn.datasets.colocalisation import SharedDigit
 from stn.models.mnist import CNN
@@ -52,6 +52,8 @@ def overrides(row: Row, column: str) -> list[str]:
     ]
 
 
+PRIORITY: tuple[Row, ...] = (("T", "attention"), ("TC", "attention"))
+
 COLOCALISATION = Table(
     name="colocalisation",
     title="Co-localisation",
@@ -70,14 +72,13 @@ COLOCALISATION = Table(
     lower_is_better=False,
     decimals=0,
     paper_decimals=0,
+    priority=PRIORITY,
 )
-
-TELLING: tuple[Row, ...] = (("T", "attention"), ("TC", "attention"))
 
 
 def embedding(
     overrides: Sequence[str], *, run_dir: str | None = None, circumstances: Mapping[str, Any] | None = None
-) -> tuple[CNN, dict[str, Any]]:
+) -> tuple[CNN, Result]:
     """The CNN that describes crops, and its result: the run that `overrides` make, trained where it has not been.
 
     overrides: of `train.py`; a network `cnn` on images of the crops' size.   run_dir: a finished run to take instead.
@@ -107,13 +108,13 @@ def embedding(
         raise UserError(
             f"{folder} holds a {type(model).__name__}, and crops are described by a CNN: model=cnn."
         )
-    return model, json.loads((folder / "result.json").read_text())
+    return model, Result.read(folder / "result.json")
 
 
 def _matters(override: str, overrides: Sequence[str]) -> bool:
     """Whether the configuration is another one without it."""
     without = [one for one in overrides if one != override]
-    return rundir.identity(configuration(without)) != rundir.identity(configuration(overrides))
+    return identity(configuration(without)) != identity(configuration(overrides))
 
 
 def _quoted(value: Any) -> str:
@@ -123,7 +124,7 @@ def _quoted(value: Any) -> str:
     return "'" + value.replace("'", r"\'") + "'" if isinstance(value, str) else str(value)
 
 
-Embedding = tuple[CNN, dict[str, Any]]  # a network and its result
+Embedding = tuple[CNN, Result]  # a network and its result
 
 
 class Colocalisation(nn.Module):
@@ -165,7 +166,7 @@ class Colocalisation(nn.Module):
         network, result = embedding
         self.network = network.eval().requires_grad_(False)
         self.margin, self.held_share, self.crop, self.crop_ratio = margin, held_share, crop, crop_ratio
-        self.metrics = {"embedding_error": float(result["metrics"]["test_error"])}
+        self.metrics = {"embedding_error": result.metric("test_error")}
 
     def at(self, model: nn.Module, share: float) -> None:
         """Told how much of the training is done. Not in `loss`: a recorded CUDA graph would repeat it as it was."""
@@ -256,7 +257,10 @@ def figures(model: nn.Module, data: SharedDigit, folder: Path) -> dict[str, Path
     Needs the weights that trainer.snapshot_every keeps; without, the strip is of the last step alone.
     returns: name -> path.
     """
-    from experiments.figures import windows_animation, windows_over_steps  # matplotlib: slow to import
+    from experiments.sections.figures import (  # matplotlib: slow to import
+        windows_animation,
+        windows_over_steps,
+    )
 
     what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
     images, truth = data.test.images[:EXAMPLES].float() / 255, data.test.labels[:EXAMPLES].cpu()
@@ -295,3 +299,6 @@ def thin(steps: Sequence[Any], most: int) -> list[Any]:
     if len(steps) <= most:
         return list(steps)
     return [steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)]
+
+
+SECTION = Section(name="colocalisation", tables=(COLOCALISATION,), figures=figures)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from experiments.compare import (
+from experiments.analysis.compare import (
     all_metrics,
     curves,
     differing,
@@ -24,7 +24,7 @@ from experiments.engine.build import UserError
 from experiments.engine.run import run
 from experiments.report import details
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def finished(tmp_path_factory):
             overrides = [
                 "experiment=mnist_r", f"model={model}", "dataset=digits", "trainer=smoke", "device=cpu", "threads=1",
                 "model.width=4", "trainer.iterations=4", "trainer.batch_size=8", "trainer.log_every=2",
-                "trainer.checkpoint_every=2", "trainer.val_every=2", "wandb.mode=disabled", "figures=null",
+                "trainer.checkpoint_every=2", "trainer.val_every=2", "wandb.mode=disabled", "figures=false",
                 f"output_dir={folder}", f"seed={seed}",
             ]  # fmt: skip
             run(configuration(overrides), overrides)
@@ -182,7 +182,7 @@ def test_without_the_data_all_but_mcnemar(finished, monkeypatch):
     def missing(*_):
         raise FileNotFoundError("The MNIST files are not in data/mnist.")
 
-    monkeypatch.setattr("experiments.compare.truth", missing)
+    monkeypatch.setattr("experiments.analysis.compare.truth", missing)
     text = report(variants([finished]), "test_error", {})
     assert "needs the labels of the test images: The MNIST files are not in" in text and "(n = 2)" in text
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from experiments.report import Row, Table
+from experiments.report import Row, Section, Table
 from stn.datasets.mnist import DistortedDigits
 
 # Test error in percent, ten classes; Jaderberg et al. 2015 (arXiv 1506.02025).
@@ -35,28 +35,8 @@ ROWS: dict[Row, str] = {
     ("st_cnn", "tps"): "ST-CNN TPS",
 }
 
-TABLE1 = Table(
-    name="table1",
-    title="Table 1, distorted MNIST",
-    columns={"mnist_r": "R", "mnist_rts": "RTS", "mnist_p": "P", "mnist_e": "E"},
-    rows=ROWS,
-    paper=PAPER,
-    source="Jaderberg et al. 2015, Table 1",
-)
-
-TC = Table(
-    name="tc",
-    title="Translated and cluttered MNIST, 60x60",
-    columns={"mnist_tc": "TC"},
-    rows={row: label for row, label in ROWS.items() if "mnist_tc" in PAPER[row]},
-    paper=PAPER,
-    source="Jaderberg et al. 2015, section 4.1 (which transform is not said; shown beside affine)",
-)
-
-TABLES = (TABLE1, TC)
-
-# Rows by how much they tell: the paper's claim first (ST-CNN against CNN), then ST-FCN against FCN, then the families.
-TELLING: tuple[Row, ...] = (
+# The most informative rows first: the paper's claim (ST-CNN against CNN), ST-FCN against FCN, the other transforms.
+PRIORITY: tuple[Row, ...] = (
     ("st_cnn", "affine"),
     ("cnn", None),
     ("st_fcn", "affine"),
@@ -67,6 +47,27 @@ TELLING: tuple[Row, ...] = (
     ("st_fcn", "projective"),
 )
 
+TABLE1 = Table(
+    name="table1",
+    title="Table 1, distorted MNIST",
+    columns={"mnist_r": "R", "mnist_rts": "RTS", "mnist_p": "P", "mnist_e": "E"},
+    rows=ROWS,
+    paper=PAPER,
+    source="Jaderberg et al. 2015, Table 1",
+    priority=PRIORITY,
+)
+
+TC = Table(
+    name="tc",
+    title="Translated and cluttered MNIST, 60x60",
+    columns={"mnist_tc": "TC"},
+    rows={row: label for row, label in ROWS.items() if "mnist_tc" in PAPER[row]},
+    paper=PAPER,
+    source="Jaderberg et al. 2015, section 4.1 (which transform is not said; shown beside affine)",
+    priority=PRIORITY,
+)
+
+
 EXAMPLES = 12  # test digits in the picture: the first of each class, then the next ones
 
 
@@ -76,7 +77,7 @@ def figures(model: nn.Module, data: DistortedDigits, folder: Path) -> dict[str, 
     returns: name -> path: `examples` (the layout of Table 1); with transformers also `class_means` before and after,
     and `poses`, histograms of angle, scale and position.
     """
-    from experiments.figures import (
+    from experiments.sections.figures import (
         class_means,
         collect,
         examples,
@@ -97,3 +98,13 @@ def figures(model: nn.Module, data: DistortedDigits, folder: Path) -> dict[str, 
         title = f"predicted windows over the test set: {what}"
         paths["poses"] = pose_histograms(poses, folder / "poses.png", title=title)
     return paths
+
+
+SECTION = Section(
+    name="distorted_mnist",
+    tables=(
+        TABLE1,
+        TC,
+    ),
+    figures=figures,
+)

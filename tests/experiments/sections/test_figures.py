@@ -10,7 +10,8 @@ from matplotlib.image import imread
 import stn
 from experiments.engine import rundir
 from experiments.engine.run import run
-from experiments.figures import outline, pose
+from experiments.sections import SECTIONS
+from experiments.sections.figures import outline, pose
 
 
 def test_the_identitys_outline_is_the_images_frame():
@@ -52,8 +53,8 @@ def test_pose_reads_angle_size_and_centre_of_any_family(degrees):
 )  # fmt: skip
 def test_every_picture_is_made(configure, model, names):
     cfg = configure(f"model={model}", "transform=tps")
-    cfg.figures = {"_target_": "experiments.distorted_mnist.figures", "_partial_": True}
-    run(cfg)
+    cfg.figures = True
+    run(cfg, (), SECTIONS)
     pictures = {path.stem: imread(path) for path in rundir.run_dir(cfg).glob("*.png")}
     assert set(pictures) == names
     for picture in pictures.values():

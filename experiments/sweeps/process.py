@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from experiments.engine.files import ROOT
+from experiments.engine.machine import threads_of
+
 LOG = "train.log"  # in the run directory: what a training prints that does not own the terminal
 GRACE = 20.0  # seconds that a stopped training has to end by itself
 LOOK = 0.5  # seconds between two looks at a training that is watched
-BUSY = os.EX_TEMPFAIL  # train.py's exit status where another process trains the same run
 # Before Slurm ends a job it signals every process in it, the training too.
 WARNINGS = (signal.SIGTERM, signal.SIGUSR2)
 PATIENCE = 60.0  # seconds until a job that Slurm is ending has ended: more than its usual KillWait, 30
@@ -80,27 +81,10 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "stopped")
 
 
-def usual_jobs(device: str = "auto") -> int:
-    """How many runs at a time finish most an hour: one a core, of one thread each, on a CPU (the benchmark's suite
-    seeds measures it); one after the other on a GPU.   device: as of the configuration.
-    """
-    if device != "cpu":
-        import torch  # slow
-
-        if torch.cuda.is_available():
-            return 1
-    return os.cpu_count() or 1
-
-
 def told_device(overrides: Iterable[str]) -> str:
     """The device that these overrides ask for."""
     told = [override.partition("=")[2] for override in overrides if override.startswith("device=")]
     return told[-1] if told else "auto"
-
-
-def threads_of(share: int) -> int:
-    """The threads of each of so many runs at a time."""
-    return max((os.cpu_count() or 1) // share, 1)
 
 
 def _under_slurm() -> bool:

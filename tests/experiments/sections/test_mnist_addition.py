@@ -7,10 +7,10 @@ import torch
 from matplotlib.image import imread
 
 import stn
-from experiments import mnist_addition
 from experiments.engine import rundir
 from experiments.engine.run import run
-from experiments.mnist_addition import centres, followed, mass_inside
+from experiments.sections import SECTIONS, mnist_addition
+from experiments.sections.mnist_addition import centres, followed, mass_inside
 
 SQUARE = torch.zeros(1, 2, 40, 40)
 SQUARE[0, 0, 10:20, 20:30] = 1.0  # channel 0: x from 0 to 0.5, y from -0.5 to 0
@@ -79,7 +79,7 @@ def test_followed_is_the_share_of_variance_that_a_place_explains():
 
 def test_the_table_has_every_row_and_the_order_of_the_paper():
     table = mnist_addition.ADDITION
-    assert set(table.rows) == set(table.paper) == set(mnist_addition.TELLING)
+    assert set(table.rows) == set(table.paper) == set(table.priority)
     error = {row: numbers["mnist_addition"] for row, numbers in table.paper.items()}
     assert error["2st_fcn", "affine"] < error["cnn", None] < error["st_fcn", "affine"] < error["fcn", None]
 
@@ -87,14 +87,14 @@ def test_the_table_has_every_row_and_the_order_of_the_paper():
 @pytest.mark.parametrize("model", ["2st_fcn", "st_fcn", "cnn"])
 def test_a_run_measures_who_takes_which_digit_and_draws_it(configure, model):
     cfg = configure("experiment=mnist_addition", f"model={model}", "transform=tps")
-    cfg.figures = {"_target_": "experiments.mnist_addition.figures", "_partial_": True}
-    result = run(cfg)
+    cfg.figures = True
+    result = run(cfg, (), SECTIONS)
     count = {"2st_fcn": 2, "st_fcn": 1, "cnn": 0}[model]
     names = {
         f"test_st{k}_{what}_digit{j}" for k in range(count) for what in ("holds", "follows") for j in (0, 1)
     }
-    assert set(result["metrics"]) == {"test_error", "test_loss", *names}
-    assert all(0 <= value <= 100 for key, value in result["metrics"].items() if key != "test_loss")
+    assert set(result.metrics) == {"test_error", "test_loss", *names}
+    assert all(0 <= value <= 100 for key, value in result.metrics.items() if key != "test_loss")
     pictures = {path.stem: imread(path) for path in rundir.run_dir(cfg).glob("*.png")}
     assert set(pictures) == ({"pairs", "poses"} if count else {"pairs"})
     assert all(picture.std() > 0.05 for picture in pictures.values())
@@ -102,4 +102,4 @@ def test_a_run_measures_who_takes_which_digit_and_draws_it(configure, model):
 
 def test_any_number_of_transformers_by_one_key(configure):
     result = run(configure("experiment=mnist_addition", "model.num_transformers=3", "trainer.iterations=2"))
-    assert "test_st2_holds_digit1" in result["metrics"] and result["model"] == "2st_fcn"
+    assert "test_st2_holds_digit1" in result.metrics and result.model == "2st_fcn"

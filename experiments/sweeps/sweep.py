@@ -5,14 +5,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
-from experiments.engine import process, rundir
-from experiments.engine.process import BUSY, LOG
+from experiments.engine import rundir
+from experiments.engine.cli import BUSY
+from experiments.engine.result import Result
+from experiments.sweeps import process
+from experiments.sweeps.process import LOG
 
 SWEEPS_OWN = ("sweep", "launcher")  # keys of a command line that say how many runs, not which
 
@@ -32,9 +34,9 @@ class Job:
     def label(self) -> str:
         return self.folder.relative_to(self.cfg.output_dir).as_posix()
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Result | None:
         """The finished result of this very configuration."""
-        return rundir.held_result(self.folder / "result.json", rundir.identity(self.cfg))
+        return rundir.held_result(self.folder / "result.json", self.cfg)
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,6 @@ class Outcome:
     label: str
     kind: str
     says: str = ""
-
-
-def numbers(metrics: dict[str, float]) -> str:
-    """Metrics in one line."""
-    return ", ".join(
-        f"{key} {value:.2f}{'%' if key.endswith('error') else ''}" for key, value in metrics.items()
-    )
 
 
 def sweep(
@@ -75,9 +70,7 @@ def sweep(
             if held is None:
                 check(job.cfg)
             else:
-                outcomes[folder] = Outcome(
-                    job.label, "skipped", f"finished before: {numbers(held['metrics'])}"
-                )
+                outcomes[folder] = Outcome(job.label, "skipped", f"finished before: {held.summary}")
         except ValueError as error:
             outcomes[folder] = Outcome(job.label, "failed", str(error))
     waiting = [job for folder, job in found.items() if folder not in outcomes]
@@ -143,7 +136,7 @@ def outcome(job: Job, status: int | None) -> Outcome:
     """What became of a run, from its directory.   status: its process's exit status; None where it is not known."""
     result = job.result()
     if result is not None:
-        return Outcome(job.label, "done", numbers(result["metrics"]))
+        return Outcome(job.label, "done", result.summary)
     if status == BUSY:
         return Outcome(job.label, "skipped", "another process is training it")
     failure = rundir.failure(job.folder)

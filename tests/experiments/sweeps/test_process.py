@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from experiments.engine import process
+from experiments.sweeps import process
 
 PROGRAM = """
 import sys, time

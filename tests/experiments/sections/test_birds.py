@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import birds
-from experiments.birds import Birdwatching, corners, found, inside, region_centres
 from experiments.engine.run import load_run, run
+from experiments.sections import SECTIONS, birds
+from experiments.sections.birds import Birdwatching, corners, found, inside, region_centres
 from stn import Attention, Translation
 from stn.datasets.birds import PARTS
 
@@ -92,8 +92,8 @@ def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path):
     windows = [] if experiment == "cub_cnn_224" else WINDOWS
     smoothed = ["task.smoothing=[0.3,0.1]"] if experiment == "cub_2st_448" else []
     overrides = [f"experiment={experiment}", *TINY, *windows, *smoothed, "dataset.val_size=8"]
-    result = run(configure(*overrides, tiny=False), overrides)
-    metrics = result["metrics"]
+    result = run(configure(*overrides, tiny=False), overrides, SECTIONS)
+    metrics = result.metrics
     assert (
         metrics["test_accuracy"] == pytest.approx(100 - metrics["test_error"]) and "val_accuracy" in metrics
     )
@@ -102,7 +102,7 @@ def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path):
     )
     folder = next((tmp_path / "outputs" / experiment).glob("*/seed_0"))
     assert (folder / "photographs.png").stat().st_size > 10000
-    assert "cache_dir" not in json.dumps(result["config"]) and "data_dir" not in json.dumps(result["config"])
+    assert "cache_dir" not in json.dumps(result.config) and "data_dir" not in json.dumps(result.config)
     if experiment == "cub_2st_224":
         data, model, _ = load_run(folder, {"cache_dir": str(tmp_path / "outputs" / "cache")})
         with torch.inference_mode():

@@ -11,9 +11,11 @@ from typing import Any, cast
 
 import torch
 
-from experiments.engine import rundir
+from experiments.engine.build import UserError
 from experiments.engine.compute import device_name
-from experiments.report import Result, Row, Table
+from experiments.engine.identity import identity, transform_name
+from experiments.engine.result import Result
+from experiments.report import Row, Table
 
 SHOWN = 3  # columns that a source names
 
@@ -68,10 +70,10 @@ def finished_runs(paths: Iterable[Path]) -> list[Finished]:
 
 def _read(path: Path) -> Finished | None:
     try:
-        held = json.loads(path.read_text())
-        run = Finished(rundir.decisive(held["config"]), float(held["wall_seconds"]), held.get("device", ""))
+        held = Result.read(path)
+        run = Finished(identity(held.config), held.wall_seconds, held.device)
         return run if run.seconds_per_image > 0 else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+    except (UserError, KeyError, TypeError, ZeroDivisionError):  # of a configuration that is none
         return None
 
 
@@ -162,8 +164,12 @@ def _row_label(config: dict[str, Any], tables: Sequence[Table]) -> str:
 
 def place_of(config: dict[str, Any], tables: Sequence[Table]) -> tuple[Table, Row, str] | None:
     """The cell that a run of this configuration stands in: table, row, column."""
-    row = (config["model"]["name"], _transform(config))
-    result = SimpleNamespace(experiment=config["experiment"], row=row, transform=row[1], config=config)
+    result = SimpleNamespace(
+        experiment=config["experiment"],
+        model=config["model"]["name"],
+        transform=_transform(config),
+        config=config,
+    )
     for table in tables:
         found = table.place(cast(Result, result))
         if found and found[0] in table.rows and found[1] in table.columns:
@@ -179,7 +185,7 @@ def kind(config: dict[str, Any]) -> str:
 
 
 def _transform(config: dict[str, Any]) -> str | None:
-    return rundir.transform_name(config)
+    return transform_name(config)
 
 
 def _cell(config: dict[str, Any]) -> dict[str, Any]:

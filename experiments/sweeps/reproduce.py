@@ -21,24 +21,20 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments import birds, colocalisation, distorted_mnist, estimates, mnist_3d, mnist_addition
-from experiments.engine import process, rundir
+from experiments.engine import rundir
 from experiments.engine.build import UserError
+from experiments.engine.cli import BUSY
 from experiments.engine.configuration import composing
-from experiments.engine.files import write_json
-from experiments.engine.process import BUSY, LOG, ROOT, threads_of, told_device, usual_jobs
-from experiments.engine.sweep import numbers
-from experiments.estimates import Estimate, Finished
+from experiments.engine.files import ROOT
+from experiments.engine.identity import decides, identity
+from experiments.engine.machine import threads_of, usual_jobs
+from experiments.engine.result import Result
 from experiments.report import Row, Table, details
+from experiments.sections import TABLES
+from experiments.sweeps import estimates, process
+from experiments.sweeps.estimates import Estimate, Finished
+from experiments.sweeps.process import LOG, told_device
 
-TABLES: dict[str, tuple[Table, Sequence[Row]]] = {
-    "table1": (distorted_mnist.TABLE1, distorted_mnist.TELLING),
-    "tc": (distorted_mnist.TC, distorted_mnist.TELLING),
-    "addition": (mnist_addition.ADDITION, mnist_addition.TELLING),
-    "colocalisation": (colocalisation.COLOCALISATION, colocalisation.TELLING),
-    "birds": (birds.BIRDS, birds.TELLING),
-    "3d": (mnist_3d.SOLIDS, mnist_3d.TELLING),
-}
 ALL = "all"  # of them
 # Rows by which a table comes later in `all`: crops are described by Table 1's CNN, which is then trained already.
 LATER = {"colocalisation": 1}
@@ -69,7 +65,7 @@ class Run:
         iterations = int(self.config["trainer"]["iterations"])
         return 1 - min(_last_step(self.folder / "metrics.jsonl") / iterations, 1) if self.started else 1.0
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Result | None:
         """The finished result of this very configuration, published or in the run directory."""
         held = (
             rundir.held_result(path, self.config) for path in (self.published, self.folder / "result.json")
@@ -86,7 +82,7 @@ def plan(
     extra: Sequence[str] = (),
     dataset: str | None = None,
 ) -> list[Run]:
-    """All runs of a table, the most telling first: seed by seed, and in each the rows of the section's `TELLING`.
+    """All runs of a table, the most telling first: seed by seed, and in each the rows by the table's `priority`.
 
     table: "all" for every table: seed by seed, the first row of each, then the second of each ...
     dataset: another than the experiments' own, such as cub50; with "all", only the tables whose images are of its kind.
@@ -101,37 +97,38 @@ def plan(
         raise UserError(f"There is no trainer {trainer!r}: choose one of {', '.join(trainers)}.")
     extra = [override for override in extra if not override.startswith(LAUNCHERS_OWN)]
     for override in extra:
-        if override.split("=")[0].split(".")[0] not in rundir.CIRCUMSTANCES:
+        if decides(override.split("=")[0]):
             raise UserError(f"{override} would change what a cell measures; use train.py for that.")
     datasets = sorted(path.stem for path in (ROOT / "configs" / "dataset").glob("*.yaml"))
     if dataset is not None and dataset not in datasets:
         raise UserError(f"There is no dataset {dataset!r}: choose one of {', '.join(datasets)}.")
     elsewhere = [] if dataset is None else [f"dataset={dataset}"]
     with composing() as make:
-        fitting = [name for name in TABLES if dataset is None or _fits(make, dataset, TABLES[name][0])]
+        fitting = [name for name in TABLES if dataset is None or _fits(make, dataset, TABLES[name])]
         chosen = fitting if table == ALL else [name for name in fitting if name == table]
         if not chosen:
             whose = "any table" if table == ALL else f"the table {table}"
             raise UserError(f"--dataset {dataset} is not of the kind of images that {whose} is about.")
         by_cell: list[tuple[int, list[Run]]] = []
         for name in chosen:
-            definition, telling = TABLES[name]
+            definition = TABLES[name]
+            rows = definition.priority or tuple(definition.rows)
             named = definition.trainers.get(trainer, trainer)
             later = LATER.get(name, 0) if table == ALL else 0
-            for row, column in places(definition, telling):
+            for row, column in places(definition, rows):
                 cell = [*definition.overrides(row, column), *elsewhere]
                 runs = _runs(make, cell, named, seeds, results, extra)
-                by_cell.append((telling.index(row) + later, runs))
+                by_cell.append((rows.index(row) + later, runs))
     by_cell.sort(key=lambda one: one[0])
     planned = [runs[i] for i in range(len(seeds)) for _, runs in by_cell]
     return list({run.published: run for run in planned}.values())
 
 
-def places(table: Table, telling: Sequence[Row]) -> list[tuple[Row, str]]:
+def places(table: Table, rows: Sequence[Row]) -> list[tuple[Row, str]]:
     """The table's cells, row by row; without those that the paper has not."""
     return [
         (row, column)
-        for row in telling
+        for row in rows
         for column in table.columns
         if not table.paper or column in table.paper.get(row, {})
     ]
@@ -159,7 +156,7 @@ def _runs(
         cfg.seed = seed
         folder = rundir.run_dir(cfg, overrides)
         published = results / "runs" / cfg.experiment / f"{folder.parent.name}-{folder.name}.json"
-        runs.append(Run((*overrides, f"seed={seed}"), ROOT / folder, published, rundir.identity(cfg), seed))
+        runs.append(Run((*overrides, f"seed={seed}"), ROOT / folder, published, identity(cfg), seed))
     return runs
 
 
@@ -173,16 +170,16 @@ def publish(runs: Sequence[Run]) -> list[Path]:
     for run in runs:
         result = run.result()
         path = run.published
-        new = result is not None and (not path.exists() or json.loads(path.read_text()) != result)
+        new = result is not None and (not path.exists() or Result.read(path) != result)
         if new:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, result)
+            result.write(path)
             written.append(path)
             if run.seed == 0:
                 _publish_pictures(run)
         if result is not None and (new or not details.details_path(path).exists()):
             own = run.folder / "result.json"
-            if own.exists() and json.loads(own.read_text()) == result:
+            if own.exists() and Result.read(own) == result:
                 details.keep(run.folder, path)
     return written
 
@@ -199,7 +196,7 @@ def estimate(run: Run, finished: Sequence[Finished], device: str) -> Estimate | 
 
     finished: of any table.   device: that it will run on.
     """
-    whole = estimates.estimate(run.config, finished, device, [table for table, _ in TABLES.values()])
+    whole = estimates.estimate(run.config, finished, device, list(TABLES.values()))
     return whole and replace(whole, seconds=whole.seconds * run.left)
 
 
@@ -313,7 +310,7 @@ def reproduce(
                 outcome[kind].append(run.label)
                 if jobs > 1:
                     why = rundir.failure(run.folder) or process.last_line(run.folder / LOG)
-                    say(f"{run.label}: {numbers(result['metrics']) if result else why}")
+                    say(f"{run.label}: {result.summary if result else why}")
 
     with ThreadPoolExecutor(jobs) as pool:
         try:

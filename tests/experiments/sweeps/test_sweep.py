@@ -12,14 +12,15 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 
-from experiments import reproduce
 from experiments.engine import rundir
 from experiments.engine.build import UserError
+from experiments.engine.cli import BUSY
 from experiments.engine.configuration import composing
 from experiments.engine.files import write_json
 from experiments.engine.run import check, run
 from experiments.engine.rundir import identity, run_dir
-from experiments.engine.sweep import BUSY, Job, Outcome, outcome, sweep
+from experiments.sweeps import reproduce
+from experiments.sweeps.sweep import Job, Outcome, outcome, sweep
 from tests.experiments.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[3]

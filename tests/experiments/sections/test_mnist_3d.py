@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from experiments import mnist_3d, reproduce
 from experiments.engine.run import run
+from experiments.sections import SECTIONS, mnist_3d
+from experiments.sweeps import reproduce
 
 
 @pytest.mark.parametrize(("model", "rows"), [("cnn_3d", 3), ("st_cnn_3d", 6)])
@@ -14,8 +15,8 @@ def test_a_run_draws_three_projections_before_and_after(configure, model, rows):
     cfg = configure(
         "experiment=mnist_3d", f"model={model}", "dataset.distort.canvas=32", "trainer.iterations=2"
     )
-    cfg.figures = {"_target_": "experiments.mnist_3d.figures", "_partial_": True}
-    run(cfg)
+    cfg.figures = True
+    run(cfg, (), SECTIONS)
     picture = imread(next(Path(cfg.output_dir).rglob("projections.png")))
     assert picture.shape[0] > 100 * rows and picture[..., :3].std() > 0.1
 
@@ -28,4 +29,4 @@ def test_every_cell_of_the_table_can_be_run(tmp_path):
         "mnist_3d/cnn_3d-fast,dataset.distort.canvas=32-seed_0",
         "mnist_3d/cnn_3d-fast-seed_0",
     ]
-    assert set(mnist_3d.TELLING) == set(mnist_3d.ROWS)
+    assert set(mnist_3d.SOLIDS.priority) == set(mnist_3d.ROWS)

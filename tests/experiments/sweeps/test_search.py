@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.engine import process, rundir
+from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.engine.run import run
+from experiments.sweeps import process
 
 optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from experiments.search import Parameter, ask, parse, picture, ranked, report, search  # noqa: E402
+from experiments.sweeps.search import Parameter, ask, parse, picture, ranked, report, search  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BASE = (
     "experiment=mnist_r", "model=fcn", "dataset=digits", "dataset.val_size=60", "trainer=smoke", "device=cpu",
     "threads=1", "model.width=4", "trainer.iterations=8", "trainer.batch_size=8", "trainer.log_every=2",
@@ -50,7 +51,7 @@ def trainings(monkeypatch):
         made.append([o for o in overrides if o.startswith(("optimizer", "model.width="))][-1])
         cfg = configuration(overrides)
         folder = rundir.run_dir(cfg, overrides)
-        assert log == folder / "train.log" and "figures=null" in overrides
+        assert log == folder / "train.log" and "figures=false" in overrides
         answer = made.answer(cfg.optimizer.lr)
         if isinstance(answer, BaseException):
             raise answer
@@ -236,9 +237,9 @@ def test_the_engines_own_runs(monkeypatch, tmp_path):
     study, _ = go(asked, 1)
     (best,) = ranked(study)
     result = json.loads((Path(best.user_attrs["run"]) / "result.json").read_text())
-    assert best.value == result["metrics"]["val_error"]
-    assert repr(result["config"]["optimizer"]["lr"]) == asked.parameters[0].text(best.params["optimizer.lr"])
-    assert result["transform"] == best.params["transform"]
+    assert best.value == result.metrics["val_error"]
+    assert repr(result.config["optimizer"]["lr"]) == asked.parameters[0].text(best.params["optimizer.lr"])
+    assert result.transform == best.params["transform"]
     with pytest.raises(UserError, match="measure no val_accuracy: --metric is one of val_error, val_loss"):
         go(ask(searched, study="b", metric="val_accuracy"), 1)
 

@@ -12,13 +12,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments import reproduce
-from experiments.engine import process, rundir
+from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
+from experiments.engine.identity import identity, transform_name
+from experiments.engine.machine import usual_jobs
+from experiments.engine.result import Result
 from experiments.report import details
+from experiments.sections import TABLES
+from experiments.sweeps import process, reproduce
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def plan(tmp_path, table="tc", trainer="smoke", seeds=(0, 1)):
@@ -27,12 +31,15 @@ def plan(tmp_path, table="tc", trainer="smoke", seeds=(0, 1)):
 
 
 def result_of(run, **changes):
-    return {
-        "config": run.config,
-        "seed": run.seed,
-        "wall_seconds": 60.0,
-        "metrics": {"test_error": 1.0},
-    } | changes
+    """The content of a finished run's result.json."""
+    config = run.config
+    return Result(
+        experiment=config["experiment"], dataset=config["dataset"]["name"], model=config["model"]["name"],
+        transform=transform_name(config), trainer=config["trainer"]["name"], seed=run.seed,
+        metrics={"test_error": 1.0}, width=4, parameters=1000, iterations=config["trainer"]["iterations"],
+        wall_seconds=60.0, images_per_second=100.0, git_revision="0" * 40, git_dirty=False, versions={},
+        device="cpu: A, 1 thread", test_fingerprint="ab" * 32, config_hash="", config=config,
+    ).to_dict() | changes  # fmt: skip
 
 
 def finish(run, where, **changes):
@@ -74,7 +81,7 @@ def test_finished_runs_are_published_one_file_each(tmp_path):
     assert json.loads(runs[0].published.read_text()) == result_of(runs[0])
     assert reproduce.publish(runs) == []
     shutil.rmtree(tmp_path / "outputs")
-    assert runs[0].result() == result_of(runs[0])
+    assert runs[0].result().to_dict() == result_of(runs[0])
 
 
 def test_all_is_every_table_seed_by_seed_and_row_by_row_no_run_twice(tmp_path):
@@ -95,7 +102,7 @@ def test_a_data_set_goes_with_the_tables_of_its_kind(tmp_path):
         runs = reproduce.plan(
             table, trainer="smoke", seeds=[0], results=tmp_path / "results", dataset=dataset
         )
-        return {reproduce.estimates.place_of(run.config, [reproduce.TABLES[n][0] for n in reproduce.TABLES])[0].name
+        return {reproduce.estimates.place_of(run.config, list(TABLES.values()))[0].name
                 for run in runs}  # fmt: skip
 
     assert tables("toy_birds") == {"birds"}
@@ -222,7 +229,7 @@ def test_several_at_a_time_each_once_and_what_each_ended_with_is_said(tmp_path, 
 def test_one_run_a_core_but_one_alone_on_a_gpu(monkeypatch, cuda, told, jobs):
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     monkeypatch.setattr("os.cpu_count", lambda: 6)
-    assert process.usual_jobs(process.told_device(told)) == jobs
+    assert usual_jobs(process.told_device(told)) == jobs
 
 
 def test_a_share_of_the_cores_and_a_log_of_its_own(tmp_path, monkeypatch):
@@ -286,7 +293,7 @@ def test_the_scripts_errors_are_one_sentence(script, arguments, message):
 def test_a_stopped_training_keeps_its_checkpoint_and_goes_on(tmp_path, monkeypatch):
     (run,) = plan(tmp_path, seeds=(0,))[:1]
     small = ("dataset=digits", "threads=1", "model.width=4", "trainer.batch_size=8", "trainer.log_every=1",
-             "trainer.checkpoint_every=1", "trainer.val_every=1", "figures=null")  # fmt: skip
+             "trainer.checkpoint_every=1", "trainer.val_every=1", "figures=false")  # fmt: skip
     run = reproduce.Run(
         (*run.overrides, *small), *(getattr(run, f) for f in ("folder", "published", "config", "seed"))
     )
@@ -308,17 +315,17 @@ def test_a_stopped_training_keeps_its_checkpoint_and_goes_on(tmp_path, monkeypat
     assert not (last.parent / "result.json").exists()
 
 
-@pytest.mark.parametrize("name", sorted(reproduce.TABLES))
+@pytest.mark.parametrize("name", sorted(TABLES))
 def test_what_a_cell_trains_stands_in_that_cell(name, tmp_path):
-    table, _ = reproduce.TABLES[name]
+    table = TABLES[name]
     for row in table.rows:
         for column in table.columns:
             cfg = configuration([*table.overrides(row, column), "trainer=smoke"])
             result = SimpleNamespace(
                 experiment=cfg.experiment,
-                row=(cfg.model.name, rundir.transform_name(cfg)),
-                transform=rundir.transform_name(cfg),
-                config=rundir.identity(cfg),
+                model=cfg.model.name,
+                transform=transform_name(cfg),
+                config=identity(cfg),
             )
             assert table.place(result) == (row, column)
 

@@ -1,21 +1,22 @@
 """The triplet loss and the overlap by hand, the frozen network, and a run from nothing to its pictures."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from experiments import colocalisation
-from experiments.colocalisation import Colocalisation, embedding, iou, thin, triplet_hinge
 from experiments.engine.build import UserError
 from experiments.engine.run import run
+from experiments.sections import SECTIONS, colocalisation
+from experiments.sections.colocalisation import Colocalisation, embedding, iou, thin, triplet_hinge
 from stn import Attention
 from stn.models.colocalisation import Localiser
 from stn.models.mnist import CNN
 
 TINY = (
     "trainer=smoke", "dataset=digits", "model.width=4", "trainer.iterations=2", "trainer.batch_size=8",
-    "trainer.log_every=2", "trainer.checkpoint_every=2", "trainer.val_every=2", "figures=null",
+    "trainer.log_every=2", "trainer.checkpoint_every=2", "trainer.val_every=2", "figures=false",
 )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def test_the_overlap_by_hand():
 
 def frozen(seed):
     torch.manual_seed(seed)
-    return CNN((1, 28, 28), width=4), {"metrics": {"test_error": 2.5 + seed}}
+    return CNN((1, 28, 28), width=4), SimpleNamespace(metric=lambda name: 2.5 + seed)
 
 
 @pytest.mark.parametrize("free", [False, True])
@@ -116,9 +117,9 @@ def test_what_is_found_is_counted():
 @pytest.mark.parametrize("images", ["t", "tc"])
 def test_from_nothing_to_the_pictures(configure, images, tmp_path):
     overrides = [*SMALL, f"images={images}", "trainer.snapshot_every=2"]
-    overrides.append("figures={_target_: experiments.colocalisation.figures, _partial_: true}")
-    result = run(configure(*overrides), overrides)
-    assert {"test_localised", "test_iou", "test_embedding_error"} <= set(result["metrics"])
+    overrides.append("figures=true")
+    result = run(configure(*overrides), overrides, SECTIONS)
+    assert {"test_localised", "test_iou", "test_embedding_error"} <= set(result.metrics)
     folder = next((tmp_path / "outputs" / "colocalisation").glob("*/seed_0"))
     assert (folder / "windows.png").stat().st_size > 1000 and (folder / "windows.gif").stat().st_size > 1000
     assert sorted(path.name for path in (folder / "snapshots").iterdir()) == [
@@ -127,7 +128,7 @@ def test_from_nothing_to_the_pictures(configure, images, tmp_path):
     assert torch.load(folder / "predictions.pt", weights_only=True).shape[1] == 4
     # the network that describes crops was trained on the way, into a directory of its own
     assert len(list((tmp_path / "outputs").glob("mnist_p/*/seed_0/result.json"))) == 1
-    assert "circumstances" not in json.dumps(result["config"])
+    assert "circumstances" not in json.dumps(result.config)
 
 
 def test_an_embeddings_name_says_only_what_differs():
@@ -145,12 +146,12 @@ def test_an_embeddings_name_says_only_what_differs():
 def test_the_same_numbers_whether_the_embedding_is_there_or_not(configure):
     first = run(configure(*SMALL), SMALL)
     again = run(configure(*SMALL, "output_dir=" + configure().output_dir + "/../again"), SMALL)
-    assert again["metrics"] == first["metrics"]
+    assert again.metrics == first.metrics
     other = [*SMALL, "wandb.project=x"]
     third = run(
         configure(*other, "dataset.count=99"), [*other, "dataset.count=99"]
     )  # embeddings are there now
-    assert third["metrics"] == first["metrics"]  # 99 is no limit: there are fewer
+    assert third.metrics == first.metrics  # 99 is no limit: there are fewer
 
 
 def test_an_embedding_of_another_kind_is_refused(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from experiments.report import Result, Row, Table, choose_network_and_experiment
+from experiments.report import Result, Row, Section, Table, choose_network_and_experiment, row_of
 from stn.datasets.volumes import SolidDigits
 
 ROWS: dict[Row, str] = {("cnn_3d", None): "CNN, no ST", ("st_cnn_3d", "affine3d"): "ST-CNN 3-D affine"}
@@ -18,13 +18,15 @@ def place(result: Result) -> tuple[Row, str] | None:
     """A column a cube's side."""
     if result.experiment != "mnist_3d":
         return None
-    return result.row, str(result.config["dataset"]["distort"]["canvas"])
+    return row_of(result), str(result.config["dataset"]["distort"]["canvas"])
 
 
 def overrides(row: Row, column: str) -> list[str]:
     smaller = [] if column == str(CANVAS) else [f"dataset.distort.canvas={column}"]
     return [*choose_network_and_experiment(row, "mnist_3d"), *smaller]
 
+
+PRIORITY: tuple[Row, ...] = (("st_cnn_3d", "affine3d"), ("cnn_3d", None))
 
 SOLIDS = Table(
     name="3d",
@@ -37,9 +39,9 @@ SOLIDS = Table(
     overrides=overrides,
     column_name="canvas",
     trainers={"paper": "fast"},  # the paper gives no schedule
+    priority=PRIORITY,
 )
 
-TELLING: tuple[Row, ...] = (("st_cnn_3d", "affine3d"), ("cnn_3d", None))
 
 EXAMPLES = 8
 
@@ -49,9 +51,12 @@ def figures(model: nn.Module, data: SolidDigits, folder: Path) -> dict[str, Path
 
     returns: name -> path.
     """
-    from experiments.figures import projections  # matplotlib: slow to import
+    from experiments.sections.figures import projections  # matplotlib: slow to import
 
     model.eval()
     what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
     volumes, labels = data.test.images[:EXAMPLES].cpu().float() / 255, data.test.labels[:EXAMPLES].cpu()
     return {"projections": projections(model, volumes, labels, folder / "projections.png", title=what)}
+
+
+SECTION = Section(name="mnist_3d", tables=(SOLIDS,), figures=figures)

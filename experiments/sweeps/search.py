@@ -33,16 +33,20 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from experiments.engine import process, rundir
+from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import CONFIGS, composing
-from experiments.engine.process import LOG, ROOT
+from experiments.engine.files import ROOT
+from experiments.engine.identity import decides, differences
+from experiments.engine.result import Result
 from experiments.engine.run import check
+from experiments.sweeps import process
+from experiments.sweeps.process import LOG
 from stn.datasets.mnist import stream_seed
 
 DIRECTIONS = {"error": "minimize", "loss": "minimize", "accuracy": "maximize"}  # by a metric's last word
 # A trial with another of these would be measured on other images, or with other luck, or is the same run elsewhere.
-NOT_SEARCHED = ("experiment", "dataset", "images", "seed", *rundir.CIRCUMSTANCES)
+NOT_SEARCHED = ("experiment", "dataset", "images", "seed")
 SCHEDULES = ("trainer", "fast", "smoke")  # of two of them, one step does not compare
 STARTUP = 5  # trials that end undisturbed before any is stopped early
 DIGITS = 5  # significant ones of a number from an interval; it becomes part of a folder's name
@@ -99,7 +103,7 @@ class Question:
     def identity(self) -> dict[str, Any]:
         """What may not differ between two commands that go on with one study."""
         space = {p.key: str(p) for p in self.parameters}
-        fixed = sorted(o for o in self.fixed if _key(o).split(".")[0] not in rundir.CIRCUMSTANCES)
+        fixed = sorted(o for o in self.fixed if decides(_key(o)))
         return {"overrides": ", ".join(fixed), "space": space, "metric": self.metric}
 
     def chosen(self, trial: Trial | FrozenTrial) -> list[str]:
@@ -124,7 +128,7 @@ def parse(overrides: Sequence[str]) -> tuple[list[str], list[Parameter]]:
             fixed.append(text)
             continue
         key = override.key_or_group
-        if key.split(".")[0] in NOT_SEARCHED:
+        if key.split(".")[0] in NOT_SEARCHED or not decides(key):
             raise UserError(
                 f"{key} is not searched: all trials have one seed and are measured on the same held-out images."
             )
@@ -230,7 +234,7 @@ def open_study(question: Question, *, pruning: bool) -> optuna.Study:
     other = held is not None and held != question.identity
     if DONE in states or STOPPED in states:
         if other:
-            changes = ", ".join(rundir.differences(held, question.identity))
+            changes = ", ".join(differences(held, question.identity))
             raise UserError(
                 f"{question.folder} holds another search; it differs in {changes}. Give another --study, or delete it."
             )
@@ -286,7 +290,7 @@ def search(
                     overrides = [*question.fixed, *chosen]
                     folder = ROOT / _run_dir(make, overrides)
                     if not any(_key(override) == "figures" for override in overrides):
-                        overrides.append("figures=null")
+                        overrides.append("figures=false")
                     trial.set_user_attr("run", str(folder))
                     say(f"trial {trial.number}: {' '.join(chosen)}")
                     mine = folders[folder]
@@ -343,7 +347,7 @@ def _tell(study: optuna.Study, trial: Trial, status: int | None, folder: Path, q
     if status:
         trial.set_user_attr("reason", rundir.failure(folder) or process.last_line(folder / LOG))
     else:
-        metrics = json.loads((folder / "result.json").read_text())["metrics"]
+        metrics = Result.read(folder / "result.json").metrics
         if question.metric not in metrics:
             valid = ", ".join(name for name in metrics if name.startswith("val_")) or "nothing held out"
             raise UserError(f"The runs measure no {question.metric}: --metric is one of {valid}.")

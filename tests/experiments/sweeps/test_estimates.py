@@ -4,17 +4,19 @@ import json
 
 import pytest
 
-from experiments import estimates, reproduce
-from experiments.engine import rundir
+from experiments import sections
 from experiments.engine.configuration import configuration
-from experiments.estimates import Finished
+from experiments.engine.identity import identity
+from experiments.engine.result import Result
+from experiments.sweeps import estimates
+from experiments.sweeps.estimates import Finished
 
-TABLES = [table for table, _ in reproduce.TABLES.values()]
+TABLES = list(sections.TABLES.values())
 HERE = "cpu: A, 1 thread"
 
 
 def made(*overrides):
-    return rundir.identity(configuration(overrides))
+    return identity(configuration(overrides))
 
 
 def finished(*overrides, seconds, device=HERE):
@@ -89,7 +91,13 @@ def test_other_devices_count_only_where_there_is_none_and_are_named():
 
 
 def test_files_that_hold_no_result_say_nothing(tmp_path):
-    held = {"config": made("experiment=mnist_r"), "wall_seconds": 3.0, "device": HERE}
+    config = made("experiment=mnist_r")
+    held = Result(
+        experiment="mnist_r", dataset="mnist", model="st_cnn", transform="affine", trainer="paper", seed=0,
+        metrics={}, width=8, parameters=1, iterations=150_000, wall_seconds=3.0, images_per_second=1.0,
+        git_revision=None, git_dirty=None, versions={}, device=HERE, test_fingerprint="", config_hash="",
+        config=config,
+    ).to_dict()  # fmt: skip
     texts = [
         json.dumps(held),
         "{",

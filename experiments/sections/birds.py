@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.engine.smoothing import SmoothedClassification
-from experiments.report import Result, Row, Table
+from experiments.report import Result, Row, Section, Table
+from experiments.sections.figures import some_photographs
 from stn import Transform
 from stn.datasets.birds import BODY, HEAD, PARTS
 from stn.models.images import tiling
@@ -56,7 +57,6 @@ BIRDS = Table(
     decimals=1,
 )
 
-TELLING: tuple[Row, ...] = tuple(ROWS)
 
 REGIONS = {"head": HEAD, "body": BODY}
 RANDOM = 16  # random windows an image
@@ -148,3 +148,6 @@ def found(model: nn.Module, theta: Tensor, parts: Tensor) -> dict[str, float]:
         anywhere = [share(shape + ((1 - half) * draw.to(theta.device))[:, None]) for draw in draws]
         numbers[f"random_{region}"] = sum(anywhere) / RANDOM
     return numbers
+
+
+SECTION = Section(name="birds", tables=(BIRDS,), figures=some_photographs)

@@ -1,0 +1,20 @@
+"""The sections of the paper: what it reports, and our tables and pictures of the same.
+
+A new section is a module in this folder with a `SECTION`, and its place in the list below.
+"""
+
+from experiments.report import Section, Table
+from experiments.sections import (
+    birds,
+    colocalisation,
+    distorted_mnist,
+    mnist_3d,
+    mnist_addition,
+    own_images,
+)
+
+SECTIONS: dict[str, Section] = {
+    module.SECTION.name: module.SECTION
+    for module in (distorted_mnist, mnist_addition, colocalisation, birds, mnist_3d, own_images)
+}
+TABLES: dict[str, Table] = {table.name: table for section in SECTIONS.values() for table in section.tables}

@@ -1,0 +1,1 @@
+"""Many runs: planned, trained one beside the other, searched and published."""
