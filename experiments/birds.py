@@ -128,7 +128,7 @@ class Birdwatching(SmoothedClassification):
 
 def found(model: nn.Module, theta: Tensor, parts: Tensor) -> dict[str, float]:
     """theta: (N, K, num_params).   parts: (N, 15, 3).   returns: as `Birdwatching.evaluate` says, in percent."""
-    transform, count = model.transformers[0].transform, theta.shape[1]
+    transform, count = model.transformers.transform, theta.shape[1]
     starts = tiling(transform, count).to(theta.device)
     generator = torch.Generator().manual_seed(0)
     numbers = {}

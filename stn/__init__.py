@@ -1,6 +1,6 @@
 """Spatial transformers (Jaderberg et al., 2015) for PyTorch: transforms, sampler, the module, the paper's networks."""
 
-from stn.localisation import ConvTrunk, FCTrunk
+from stn.localisation import ConvTrunk, FCTrunk, LocalisationNetwork
 from stn.sampler import in_frame, sample
 from stn.transformer import ParallelTransformers, SpatialTransformer, localisation_parameters
 from stn.transforms import (
@@ -22,6 +22,7 @@ __all__ = [
     "Attention",
     "ConvTrunk",
     "FCTrunk",
+    "LocalisationNetwork",
     "ParallelTransformers",
     "Projective",
     "SpatialTransformer",

@@ -1,7 +1,6 @@
 """Suite birds: what an image costs with and without transformers, at 224 and 448 pixels, and which stage of it."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.benchmarks.ours import config, optimizer_config
@@ -59,7 +58,7 @@ def bird_stage(experiment: str, stage: str) -> Work:
             raise ValueError(f"A CNN has no {stage}.")
         backbones, crops = [model.backbone], [images]
     else:
-        parallel = model.parallel
+        parallel = model.transformers
         backbones = list(model.backbones)
         with torch.no_grad():
             crops = list(model(images)[1]["warped"].float().unbind(1))
@@ -69,8 +68,7 @@ def bird_stage(experiment: str, stage: str) -> Work:
     def call() -> None:
         with compute.autocast():
             if stage == "localisation":
-                seen = F.avg_pool2d(images, model.factor) if model.factor > 1 else images
-                out = parallel.head(parallel.localisation(seen)).sum()
+                out = model.locate(images).sum()
             elif stage == "sampling":
                 size = parallel.out_size or tuple(images.shape[2:])
                 out = torch.stack(
