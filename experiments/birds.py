@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from experiments.engine.smoothing import SmoothedClassification
 from experiments.report import Result, Row, Table
 from stn import Transform
-from stn.datasets.birds import BODY, HEAD, PARTS
+from stn.datasets.bird_lists import BODY, HEAD, PARTS
 from stn.models.images import tiling
 
 EXPERIMENTS = {

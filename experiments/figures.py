@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from stn import Transform
-from stn.datasets.photos import Photos
+from stn.datasets.images import ImageDataset
 
 COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#9b5de5")  # one per parallel transformer
 LINES = 25  # points along a drawn line, so that a bent one looks bent
@@ -298,7 +298,7 @@ def collect(
 PHOTOGRAPHS = 8
 
 
-def some_photographs(model: nn.Module, data: Photos, folder: Path) -> dict[str, Path]:
+def some_photographs(model: nn.Module, data: ImageDataset, folder: Path) -> dict[str, Path]:
     """`photographs` of eight test images, evenly spread over the set; written into `folder`.
 
     returns: name -> path.

@@ -38,7 +38,7 @@ from experiments.engine.build import UserError
 from experiments.engine.configuration import CONFIGS, composing
 from experiments.engine.process import LOG, ROOT
 from experiments.engine.run import check
-from stn.datasets.mnist import stream_seed
+from stn.seeds import stream_seed
 
 DIRECTIONS = {"error": "minimize", "loss": "minimize", "accuracy": "maximize"}  # by a metric's last word
 # A trial with another of these would be measured on other images, or with other luck, or is the same run elsewhere.

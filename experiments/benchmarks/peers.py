@@ -114,7 +114,9 @@ def plain_step(
 
 
 def mnist_digits() -> Tensor:
-    from stn.datasets.mnist import DataNotFoundError, load_digits, load_mnist
+    from stn.datasets.digits import load_digits
+    from stn.datasets.mnist import load_mnist
+    from stn.files import DataNotFoundError
 
     try:
         return load_mnist(download=False).train_images

@@ -25,7 +25,7 @@ from experiments.engine.loop import Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
 from experiments.engine.sweep import numbers
 from experiments.engine.tracking import MODES, under_agent
-from stn.datasets.mnist import stream_seed
+from stn.seeds import stream_seed
 
 log = logging.getLogger(__name__)
 

@@ -144,7 +144,7 @@ class STN(nn.Module):
 def average_pool(x: Tensor, size: int) -> Tensor:
     """Ceil-mode average pooling, as `torch.nn.functional.avg_pool2d`.
 
-    Halving even sides is done by slices: on a CPU the backward pass of avg_pool2d is slow (`scripts/benchmark.py tricks`
+    Even sides are halved by slices: on a CPU the backward pass of avg_pool2d is slow (`scripts/benchmark.py tricks`
     measures it).
 
     Args:

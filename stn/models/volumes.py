@@ -1,4 +1,4 @@
-"""Networks for volumes (appendix A.3): projected along the depth, then the CNN of section 4.1, with or without an ST."""
+"""Networks for volumes (appendix A.3): projected along the depth, then section 4.1's CNN, with or without an ST."""
 
 from torch import Tensor, nn
 

@@ -11,7 +11,7 @@ from experiments import birds
 from experiments.birds import Birdwatching, corners, found, inside, region_centres
 from experiments.engine.run import load_run, run
 from stn import Attention, Translation
-from stn.datasets.birds import PARTS
+from stn.datasets.bird_lists import PARTS
 
 TINY = [
     "dataset=toy_birds", "trainer=smoke", "backbone=mobilenet_v2", "backbone.weights=none", "dataset.size=64",

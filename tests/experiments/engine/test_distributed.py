@@ -12,7 +12,7 @@ import torch
 
 from experiments.engine.build import UserError
 from experiments.engine.distributed import Group, Part
-from stn.datasets.mnist import TrainStream
+from stn.datasets.streams import TrainStream
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = [
