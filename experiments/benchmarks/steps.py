@@ -19,7 +19,7 @@ from experiments.engine.optim import make_optimizer
 from experiments.engine.run import assemble
 from experiments.engine.step import EagerStep, make_step
 from stn.convolution import Conv2d, plain_operations
-from stn.datasets.mnist import TrainStream
+from stn.datasets.streams import TrainStream
 from stn.models.mnist import average_pool
 
 ROOT = Path(__file__).resolve().parents[2]

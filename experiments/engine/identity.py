@@ -49,6 +49,8 @@ ADDED: dict[str, Any] = {
 
 # Dotted name in a stored configuration -> the name today. The longest entry that fits decides.
 MOVED: dict[str, str] = {
+    "stn.datasets.mnist.DistortedDigits": "stn.datasets.distorted.DistortedDigits",
+    "stn.datasets.mnist.load_digits": "stn.datasets.digits.load_digits",
     "experiments.birds": "experiments.sections.birds",
     "experiments.colocalisation": "experiments.sections.colocalisation",
     "experiments.mnist_addition": "experiments.sections.mnist_addition",

@@ -27,7 +27,7 @@ from experiments.engine.loop import Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
 from experiments.engine.result import Result
 from experiments.engine.tracking import MODES, under_agent
-from stn.datasets.mnist import stream_seed
+from stn.seeds import stream_seed
 
 log = logging.getLogger(__name__)
 

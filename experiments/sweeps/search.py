@@ -42,7 +42,7 @@ from experiments.engine.result import Result
 from experiments.engine.run import check
 from experiments.sweeps import process
 from experiments.sweeps.process import LOG
-from stn.datasets.mnist import stream_seed
+from stn.seeds import stream_seed
 
 DIRECTIONS = {"error": "minimize", "loss": "minimize", "accuracy": "maximize"}  # by a metric's last word
 # A trial with another of these would be measured on other images, or with other luck, or is the same run elsewhere.

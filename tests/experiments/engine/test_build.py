@@ -79,7 +79,7 @@ def test_pretrained_backbones_have_a_rate_of_their_own_where_it_is_given():
         assert [group["lr"] for group in groups] == [0.1, 0.05]
     rest, localisation, pretrained = make_optimizer(model, {**config, "pretrained_lr": 0.1}).param_groups
     assert (rest["lr"], localisation["lr"], pretrained["lr"]) == (0.1, 0.05, pytest.approx(0.01))
-    backbones = [*model.backbones, model.parallel.localisation[0]]
+    backbones = [*model.backbones, model.transformers.networks[0].localisation[0]]
     assert {id(p) for p in pretrained["params"]} == {id(p) for one in backbones for p in one.parameters()}
     assert {id(p) for p in rest["params"]} == {id(p) for p in model.classifier.parameters()}
     assert len(localisation["params"]) == 6  # the 1x1 convolution, a fully connected layer, theta's
