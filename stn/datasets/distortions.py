@@ -4,8 +4,8 @@ Each is a pure function of images and a torch.Generator on the same device, and 
 
 Convention: images are (B, 1, H, H), uint8, or floating point in [0, 1]. The result is (B, 1, S, S) in [0, 1], float64
 for float64 images, else float32; S is the canvas, or H where a distortion has none. The background is 0, and so is what
-lies outside. Lengths are in pixels. Places are measured from the centre of the canvas, x to the right and y down. Angles
-are in degrees; a positive one turns the digit clockwise as displayed.
+lies outside. Lengths are in pixels. Places are measured from the centre of the canvas, x to the right and y down.
+Angles are in degrees; a positive one turns the digit clockwise as displayed.
 """
 
 import math
@@ -329,8 +329,8 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
     """Moves the four corners of images to given places, by the homography through them.
 
     Points beyond the horizon, seen from the image's centre, count as outside, so that no mirror image appears. For a
-    convex quadrilateral none of the image lies there. Where a corner lies inside the triangle of the others, the opposite
-    corner of the image does, and is lost. Three corners in a line, or a quadrilateral without area, give a black image.
+    convex quadrilateral none of the image lies there. Where a corner lies inside the triangle of the others, the
+    opposite corner of the image does, and is lost. Three corners in a line, or a quadrilateral without area, give a black image.
 
     Args:
         images: (B, 1, H, W), floating point.
