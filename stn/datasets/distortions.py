@@ -330,7 +330,8 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
 
     Points beyond the horizon, seen from the image's centre, count as outside, so that no mirror image appears. For a
     convex quadrilateral none of the image lies there. Where a corner lies inside the triangle of the others, the
-    opposite corner of the image does, and is lost. Three corners in a line, or a quadrilateral without area, give a black image.
+    opposite corner of the image does, and is lost. Three corners in a line, or a quadrilateral without area, give a
+    black image.
 
     Args:
         images: (B, 1, H, W), floating point.
