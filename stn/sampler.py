@@ -15,8 +15,8 @@ def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str 
 
     Convention: the grid is in (x, y) order, from -1 to 1 between the image's outer edges (`align_corners=False`).
 
-    Differentiable in the image, and with "bilinear" in the grid (eqs. 6-7). It computes in float32, or float64 if either
-    input is, under autocast too: coordinates in half precision miss by 0.4 pixels at 224.
+    Differentiable in the image, and with "bilinear" in the grid (eqs. 6-7). It computes in float32, or in float64 if
+    either input is, under autocast too: coordinates in half precision miss by 0.4 pixels at 224.
 
     Args:
         image: (B, C, H, W), or a volume (B, C, D, H, W).

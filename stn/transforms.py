@@ -1,7 +1,7 @@
 """Transforms: from parameters theta to source coordinates (paper section 3.2).
 
 Convention, everywhere in this package: points are in (x, y) order, x to the right and y down. Both frames run from -1
-to 1 between the outer *edges* of the corner pixels (`align_corners=False`); the pixel centres of an axis of n pixels lie
+to 1 between the outer *edges* of the corner pixels (`align_corners=False`); the centres of an axis of n pixels lie
 at (2 i + 1) / n - 1. theta maps **target to source**: for each output pixel it gives the place in the input that the
 pixel comes from. In volumes z is the third coordinate, along the depth: points (x, y, z) of tensors (D, H, W).
 
@@ -264,8 +264,8 @@ class Translation(Transform):
 class Projective(Transform):
     """A homography with h33 = 1: theta holds the first eight entries of the 3x3 matrix, row by row (section 3.2).
 
-    Points are divided by their third coordinate w. A |w| below 1e-6 is raised to it, with its sign kept, so that a point
-    on the horizon lands far outside of the image instead of at infinity.
+    Points are divided by their third coordinate w. A |w| below 1e-6 is raised to it, with its sign kept, so that a
+    point on the horizon lands far outside of the image instead of at infinity.
 
     Example:
         >>> theta = torch.tensor([[1.0, 0, 0, 0, 1, 0, 0.5, 0]])

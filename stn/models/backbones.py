@@ -62,15 +62,15 @@ class Backbone(nn.Module):
     Args:
         arch: `googlenet`, `mobilenet_v2`, `resnet18` or `resnet50`.
         weights: `default`, torchvision's ImageNet weights, which it downloads on first use; `none`, its initial values;
-            or a file of a state dict with torchvision's names, of any precision, with or without the classifier. A name
-            without a folder is looked for in data_dir/weights too.
+            or a file of a state dict with torchvision's names, of any precision, with or without the classifier. A
+            name without a folder is looked for in data_dir/weights too.
         data_dir: as of `stn.files.resolve_data_dir`.
-        scaling: of the input: `imagenet` (mean and deviation of each colour), `symmetric` (x * 2 - 1), or `auto`, as the
-            weights were trained.
+        scaling: of the input: `imagenet` (mean and deviation of each colour), `symmetric` (x * 2 - 1), or `auto`, as
+            the weights were trained.
         padding: of 3x3 convolutions with stride 2: `torch`, one pixel on each side; `same`, TensorFlow's, which for
             images of even size is one pixel to the right and below; or `auto`, as the weights were trained.
-        norm: of batch normalisation in training: `batch`, over the batch; or `frozen`, with the mean and variance of the
-            weights, for batches too small to estimate them. Scale and shift are learnt either way.
+        norm: of batch normalisation in training: `batch`, over the batch; or `frozen`, with the mean and variance of
+            the weights, for batches too small to estimate them. Scale and shift are learnt either way.
 
     Shape:
         Images (B, 3, H, W) in [0, 1] -> (B, out_channels, ceil(H / 32), ceil(W / 32)).

@@ -183,7 +183,7 @@ def fcn(
 
     Example:
         >>> fcn((1, 28, 28)).width
-        354
+        349
     """
     _check_images(in_shape)
     return _of_width(lambda w: FCN(in_shape, num_classes=num_classes, width=w), width, param_budget)

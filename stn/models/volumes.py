@@ -63,7 +63,7 @@ def cnn_3d(
 
     Example:
         >>> cnn_3d((1, 32, 32, 32)).width
-        87
+        89
     """
     _check_volumes(in_shape)
 
