@@ -109,7 +109,7 @@ def together(experiment: str, model: str, seeds: int) -> Work:
     cfg = config(f"experiment={experiment}", f"model={model}")
     compute = choose("cpu", "auto", None)
     stream, network = assemble_anywhere(cfg, compute)
-    twin = peers.plain_network(model, SIDE[experiment], network.width, cfg.pool)
+    twin = peers.plain_network(model, SIDE[experiment], network.width, cfg.model.get("pool", 1))
     parameters, buffers = torch.func.stack_module_state([copy.deepcopy(twin) for _ in range(seeds)])
     optimizer = torch.optim.SGD(list(parameters.values()), lr=0.01, momentum=0.9, fused=True)
 
