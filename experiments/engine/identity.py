@@ -36,9 +36,12 @@ NOT_IDENTITY: dict[str, str] = {
 SOURCES: dict[str, str] = {
     "transform": "stands in the model, where the model has a transformer",
     "backbone": "stands in the model, where the model has a backbone",
+    "schedules": "stands in the trainer, the optimiser, the backbone and the task",
+    "networks": "stands in the model, where the model has what it is about",
     "pool": "earlier runs: stands in the model",
     "fast": "earlier runs: stands in the trainer and the optimiser",
     "smoke": "earlier runs: stands in the trainer and the optimiser",
+    "root": "earlier runs: stands in the data set",
 }
 
 # Dotted key -> the value that equals its absence: keys that were added after results had been published.

@@ -156,7 +156,8 @@ def _runs(
     for seed in seeds:
         cfg.seed = seed
         folder = rundir.run_dir(cfg, overrides)
-        published = results / "runs" / cfg.experiment / f"{folder.parent.name}-{folder.name}.json"
+        name = f"{rundir.run_name(cfg, overrides)}-{folder.name}.json"  # the folder's may be an older one
+        published = results / "runs" / cfg.experiment / name
         runs.append(Run((*overrides, f"seed={seed}"), ROOT / folder, published, identity(cfg), seed))
     return runs
 

@@ -47,7 +47,7 @@ from stn.seeds import stream_seed
 DIRECTIONS = {"error": "minimize", "loss": "minimize", "accuracy": "maximize"}  # by a metric's last word
 # A trial with another of these would be measured on other images, or with other luck, or is the same run elsewhere.
 NOT_SEARCHED = ("experiment", "dataset", "images", "seed")
-SCHEDULES = ("trainer", "fast", "smoke")  # of two of them, one step does not compare
+SCHEDULES = ("trainer", "schedules")  # of two of them, one step does not compare
 STARTUP = 5  # trials that end undisturbed before any is stopped early
 DIGITS = 5  # significant ones of a number from an interval; it becomes part of a folder's name
 

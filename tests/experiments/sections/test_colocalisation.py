@@ -26,6 +26,8 @@ def described(experiment):
 
 SMALL = [
     "experiment=colocalisation",
+    "images=tc",
+    "dataset.digit=0",
     f"task.embedding.overrides={described('mnist_p')}",
 ]
 
@@ -116,7 +118,7 @@ def test_what_is_found_is_counted():
 
 @pytest.mark.parametrize("images", ["t", "tc"])
 def test_from_nothing_to_the_pictures(configure, images, tmp_path):
-    overrides = [*SMALL, f"images={images}", "trainer.snapshot_every=2"]
+    overrides = [*SMALL, f"images={images}", "trainer.snapshot_every=2"]  # the last images= counts
     overrides.append("figures=true")
     result = run(configure(*overrides), overrides, SECTIONS)
     assert {"test_localised", "test_iou", "test_embedding_error"} <= set(result.metrics)
