@@ -1,12 +1,8 @@
-"""Make results/README.md and results/tables/ from the result.json of every published run.
+"""Make results/README.md and results/tables/ from the results of all published runs: `python scripts/make_tables.py`.
 
-python scripts/make_tables.py                # results/runs/ -> results/
-python scripts/make_tables.py --page README.md  # and the tables on the front page
+python scripts/make_tables.py --page README.md  # and the tables of README.md
 python scripts/make_tables.py outputs --out tables --include-smoke
-python scripts/make_tables.py --wandb offline   # and to W&B
 """
-
-from __future__ import annotations
 
 import argparse
 import sys
@@ -14,34 +10,29 @@ from pathlib import Path
 
 from experiments.engine.build import UserError
 from experiments.report import embed, write_tables
-from experiments.report.wandb_tables import mirror
+from experiments.report.wandb_tables import log_tables
 from experiments.sections import TABLES
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="result.json files -> README.md, tables/*.csv, tables/*.tex")
-    parser.add_argument(
-        "dirs", nargs="*", metavar="DIR", default=["results"], help="where results are (results)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="where tables go (results)")
-    parser.add_argument("--page", type=Path, help="a page to put the tables into, between its tables marks")
-    parser.add_argument("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
-    parser.add_argument("--wandb", choices=["offline", "online"], help="log the tables to W&B as well")
+    add = parser.add_argument
+    add("dirs", nargs="*", metavar="DIR", default=["results"], help="where results are (results)")
+    add("--out", type=Path, default=Path("results"), help="where tables go (results)")
+    add("--page", type=Path, help="a page to put the tables into, between its tables marks")
+    add("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
+    add("--wandb", choices=["offline", "online"], help="log the tables to W&B as well")
     args = parser.parse_args()
-    tables = list(TABLES.values())
+    tables, smoke = list(TABLES.values()), args.include_smoke
     try:
-        text, paths = write_tables(args.dirs, args.out, tables, include_smoke=args.include_smoke)
+        text, paths = write_tables(args.dirs, args.out, tables, include_smoke=smoke)
         if args.page and not embed(args.page, text):
             raise UserError(f"{args.page} has no place for the tables: <!-- tables --> ... <!-- /tables -->.")
-        command = args.wandb and mirror(args.dirs, tables, mode=args.wandb, include_smoke=args.include_smoke)
+        command = args.wandb and log_tables(args.dirs, tables, mode=args.wandb, include_smoke=smoke)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(text)
-    for path in paths:
-        print(path)
-    if command:
-        print(command)
+    print(text, *paths, *([command] if command else []), sep="\n")
     return 0
 
 

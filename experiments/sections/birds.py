@@ -150,4 +150,4 @@ def found(model: nn.Module, theta: Tensor, parts: Tensor) -> dict[str, float]:
     return numbers
 
 
-SECTION = Section(name="birds", tables=(BIRDS,), figures=some_photographs)
+SECTION = Section(name="birds", tables=(BIRDS,), draw=some_photographs)

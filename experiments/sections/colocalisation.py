@@ -301,4 +301,4 @@ def thin(steps: Sequence[Any], most: int) -> list[Any]:
     return [steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)]
 
 
-SECTION = Section(name="colocalisation", tables=(COLOCALISATION,), figures=figures)
+SECTION = Section(name="colocalisation", tables=(COLOCALISATION,), draw=figures)

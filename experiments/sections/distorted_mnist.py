@@ -106,5 +106,5 @@ SECTION = Section(
         TABLE1,
         TC,
     ),
-    figures=figures,
+    draw=figures,
 )

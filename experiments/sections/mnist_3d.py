@@ -59,4 +59,4 @@ def figures(model: nn.Module, data: SolidDigits, folder: Path) -> dict[str, Path
     return {"projections": projections(model, volumes, labels, folder / "projections.png", title=what)}
 
 
-SECTION = Section(name="mnist_3d", tables=(SOLIDS,), figures=figures)
+SECTION = Section(name="mnist_3d", tables=(SOLIDS,), draw=figures)

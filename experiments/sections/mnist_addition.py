@@ -153,4 +153,4 @@ def figures(model: nn.Module, data: AddedDigits, folder: Path) -> dict[str, Path
     return paths
 
 
-SECTION = Section(name="mnist_addition", tables=(ADDITION,), figures=figures)
+SECTION = Section(name="mnist_addition", tables=(ADDITION,), draw=figures)

@@ -3,4 +3,4 @@
 from experiments.report import Section
 from experiments.sections.figures import some_photographs
 
-SECTION = Section(name="own_images", tables=(), figures=some_photographs)
+SECTION = Section(name="own_images", tables=(), draw=some_photographs)
