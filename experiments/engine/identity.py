@@ -49,6 +49,8 @@ ADDED: dict[str, Any] = {
 
 # Dotted name in a stored configuration -> the name today. The longest entry that fits decides.
 MOVED: dict[str, str] = {
+    "experiments.birds.Birdwatching": "experiments.sections.birds.BirdClassification",
+    "experiments.sections.birds.Birdwatching": "experiments.sections.birds.BirdClassification",
     "experiments.birds": "experiments.sections.birds",
     "experiments.colocalisation": "experiments.sections.colocalisation",
     "experiments.mnist_addition": "experiments.sections.mnist_addition",
@@ -59,7 +61,7 @@ def current_name(target: str) -> str:
     """Where the class or function of a stored `_target_` is today.
 
     Args:
-        target: a dotted name such as `experiments.sections.birds.Birdwatching`.
+        target: a dotted name such as `experiments.sections.birds.BirdClassification`.
 
     Returns:
         The name by `MOVED`, or `target` itself.
