@@ -12,7 +12,6 @@ from scipy import stats
 
 from experiments.analysis.compare import (
     all_metrics,
-    curves,
     differing,
     main_metric,
     mcnemar,
@@ -20,6 +19,7 @@ from experiments.analysis.compare import (
     report,
     variants,
 )
+from experiments.analysis.curves import curves
 from experiments.engine.build import UserError
 from experiments.engine.run import run
 from experiments.report import details

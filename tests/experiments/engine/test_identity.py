@@ -19,7 +19,7 @@ def elsewhere(node):
     if isinstance(node, dict):
         moved = {key: elsewhere(value) for key, value in node.items()}
         if isinstance(moved.get("_target_"), str):
-            moved["_target_"] = f"some.other.place.{moved['_target_'].rsplit('.', 1)[-1]}"
+            moved["_target_"] = f"some.other.place.{current_name(moved['_target_']).rsplit('.', 1)[-1]}"
         return moved
     return [elsewhere(value) for value in node] if isinstance(node, list) else node
 
