@@ -78,6 +78,6 @@ def _listed(folder: Path) -> ImageFolder:
         return ImageFolder(folder)
     except FileNotFoundError as error:
         raise DataNotFoundError(
-            f"{folder} holds no images to train on ({error}): dataset.root=FOLDER is a folder with one folder a class, or with "
-            "train/ and val/ that have."
+            f"{folder} holds no images to train on ({error}): dataset.root=FOLDER is a folder with one folder a "
+            "class, or with train/ and val/ that have."
         ) from error
