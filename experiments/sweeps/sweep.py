@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from experiments.engine import rundir
 from experiments.engine.cli import BUSY
+from experiments.engine.configuration import Files
 from experiments.engine.result import Result
 from experiments.sweeps import process
 from experiments.sweeps.process import LOG
@@ -115,7 +116,7 @@ def work(cfg: DictConfig, overrides: Sequence[str]) -> Outcome:
     one another in this terminal.
     """
     job = Job(tuple(one for one in overrides if _key(one) not in SWEEPS_OWN), cfg)
-    told = list(job.overrides)
+    told = [*Files.in_use().options, *job.overrides]
     if cfg.threads is not None and "threads" not in map(_key, told):
         told.append(f"threads={cfg.threads}")  # the launcher's
     alone = HydraConfig.get().runtime.choices["hydra/launcher"] == "basic"

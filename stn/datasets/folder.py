@@ -99,6 +99,6 @@ def _image_folder(folder: Path) -> ImageFolder:
         return ImageFolder(folder)
     except FileNotFoundError as error:
         raise DataNotFoundError(
-            f"{folder} holds no images to train on ({error}): dataset.root=FOLDER is a folder with one folder a class, or with "
-            "train/ and val/ that have."
+            f"{folder} holds no images to train on ({error}): dataset.root=FOLDER is a folder with one folder a "
+            "class, or with train/ and val/ that have."
         ) from error
