@@ -29,7 +29,7 @@ class OwnImages(ImageDataset):
         DataNotFoundError: The folder is not there or holds no classes.
         ValueError: val/ has a class that train/ has not, `test_share` is not between 0 and 1, or as of `ImageDataset`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as root:
