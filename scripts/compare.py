@@ -8,8 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.analysis.compare import main_metric, report, variants
+from experiments.analysis.compare import report
 from experiments.analysis.curves import curves
+from experiments.analysis.variants import main_metric, variants
 from experiments.engine.build import UserError
 
 

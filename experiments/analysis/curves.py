@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.analysis.compare import Variant, listed
+from experiments.analysis.compare import listed
+from experiments.analysis.variants import Variant
 from experiments.report import details
 
 SMOOTH = 40  # curves of training batches are running means over 1 / SMOOTH of the logged steps
