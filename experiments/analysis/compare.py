@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from scipy import stats
 from torch import Tensor
 
-from experiments.engine.build import UserError, build
-from experiments.engine.run import put_back
+from experiments.engine.build import UserError, build, with_arguments
 from experiments.report import Result, details, load_results
 from experiments.report.results import trainer_order
 
@@ -159,10 +157,8 @@ def truth(result: Result, circumstances: dict[str, Any]) -> Tensor:
 
     circumstances: where data are: `data_dir`, `cache_dir`.   raises: UserError where it is another test set today.
     """
-    cfg = OmegaConf.create(result.config)
-    assert isinstance(cfg, DictConfig)
-    put_back(cfg.dataset, circumstances)
-    test = build(cfg.dataset, seed=result.seed, device="cpu").test
+    dataset = with_arguments(result.config["dataset"], circumstances)
+    test = build(dataset, seed=result.seed, device="cpu").test
     if test.fingerprint != result.test_fingerprint:
         raise UserError(
             f"{result.path} was tested on other images than this code and these data give: check data_dir."

@@ -10,7 +10,7 @@ from experiments.benchmarks.suites import SUITES
 from experiments.engine.build import UserError
 from experiments.engine.compute import choose
 from experiments.engine.files import write_json
-from experiments.engine.run import git_revision, versions
+from experiments.engine.provenance import git_revision, versions
 from experiments.report import embed
 
 MARK = "performance"  # of its place on a page

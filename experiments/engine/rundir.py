@@ -5,13 +5,14 @@ metrics.jsonl, last.pt (the checkpoint), figures, and result.json, written last.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from experiments.engine.build import UserError
@@ -44,20 +45,24 @@ def run_name(cfg: DictConfig, overrides: Iterable[str] = ()) -> str:
 
 
 def shortened(name: str, longest: int) -> str:
-    """A name of at most so many characters; one cut short ends in a hash of the whole."""
+    """Returns the name with at most so many characters; a shortened one ends in a hash of the whole."""
     if len(name) <= longest:
         return name
     return f"{name[: longest - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def run_dir(cfg: DictConfig, overrides: Iterable[str] = ()) -> Path:
+    """Returns the run directory of a configuration.
+
+    Args:
+        cfg: the configuration.
+        overrides: as of `run_name`.
+    """
     return Path(cfg.output_dir) / cfg.experiment / run_name(cfg, overrides) / f"seed_{cfg.seed}"
 
 
 def finished(folder: Path, cfg: DictConfig) -> Result | None:
-    """The result that stands in the folder, or None where there is still something to do.
-
-    Writes config.json into a folder that has none.
+    """Returns the result in the folder; None, with config.json written, where the run is not finished.
 
     Raises:
         UserError: where the folder belongs to another configuration; it names the keys that differ.
@@ -83,8 +88,8 @@ def finished(folder: Path, cfg: DictConfig) -> Result | None:
     return None
 
 
-def held_result(path: Path, cfg: DictConfig) -> Result | None:
-    """The result in a file, where it is one of this very configuration.
+def held_result(path: Path, cfg: DictConfig | Mapping[str, Any]) -> Result | None:
+    """Returns the result in a file; None where there is none, or it is of another configuration.
 
     Raises:
         UserError: where the file cannot be read.
@@ -99,14 +104,14 @@ def held_result(path: Path, cfg: DictConfig) -> Result | None:
 
 
 def failure(folder: Path) -> str:
-    """Why the last attempt at a run failed, in one line; "" where it did not, or could not say."""
+    """Returns in one line why the last attempt at a run failed; "" where nothing was recorded."""
     path = folder / FAILURE
     return path.read_text().strip() if path.exists() else ""
 
 
 @contextlib.contextmanager
-def telling_failure(folder: Path) -> Iterator[None]:
-    """Keeps in the run directory, in one line, why an attempt failed. For whoever looks after many runs."""
+def recorded_failure(folder: Path) -> Iterator[None]:
+    """Records an exception in failure.txt of the run directory, in one line, for the summary of a sweep."""
     (folder / FAILURE).unlink(missing_ok=True)
     try:
         yield
@@ -119,19 +124,27 @@ def telling_failure(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds the run directory for this process.
+    """Holds the lock of the run directory. The operating system releases it when the process ends or is killed.
 
-    wait: until another process lets go of it.   raises: BusyError where another process holds it and it is not waited.
+    Args:
+        folder: the run directory; it is made if it does not exist.
+        wait: whether to wait for another process that holds it.
+
+    Raises:
+        BusyError: another process holds it, and `wait` is false.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if not wait:
-                raise BusyError(
-                    f"Another process is training {folder}: wait for it, or stop it first."
-                ) from error
-            log.info("Waiting for another process that is training %s.", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if not wait:
+            raise BusyError(
+                f"Another process is training {folder}: wait for it, or stop it first."
+            ) from error
+        log.info("Waiting for another process that is training %s.", folder)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

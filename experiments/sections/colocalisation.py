@@ -14,7 +14,8 @@ from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.engine.identity import identity
-from experiments.engine.run import load_run, run, snapshot_steps
+from experiments.engine.interfaces import Aux, Batch, Sums, Task
+from experiments.engine.run import load_run, run
 from experiments.engine.task import Classification
 from experiments.report import Result, Row, Section, Table
 from stn import sample
@@ -127,7 +128,7 @@ def _quoted(value: Any) -> str:
 Embedding = tuple[CNN, Result]  # a network and its result
 
 
-class Colocalisation(nn.Module):
+class Colocalisation(Task):
     """The triplet hinge of appendix A.2 on a frozen network's description e() of crops.
 
         mean over pairs n != m of max(0, |e(I_n^T) - e(I_m^T)|^2 - |e(I_n^T) - e(I_n^rand)|^2 + margin)
@@ -153,7 +154,6 @@ class Colocalisation(nn.Module):
         crop: float = 1 / 3,
         crop_ratio: float = 1.25,
     ) -> None:
-        super().__init__()
         if not 0 <= held_share <= 1:
             raise UserError(
                 f"task.held_share={held_share} is not valid: it is a share of the training, 0 to 1."
@@ -168,6 +168,9 @@ class Colocalisation(nn.Module):
         self.margin, self.held_share, self.crop, self.crop_ratio = margin, held_share, crop, crop_ratio
         self.metrics = {"embedding_error": result.metric("test_error")}
 
+    def to(self, device: torch.device) -> None:
+        self.network.to(device)
+
     def at(self, model: nn.Module, share: float) -> None:
         """Told how much of the training is done. Not in `loss`: a recorded CUDA graph would repeat it as it was."""
         model.transformers[0].head.hold_size(share < self.held_share)
@@ -177,9 +180,7 @@ class Colocalisation(nn.Module):
         layers = self.network.activations(crops)
         return torch.cat([F.normalize(layer.flatten(1).float(), dim=1) for layer in layers], 1)
 
-    def loss(
-        self, model: nn.Module, batch: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Sums, Aux]:
         """batch: images (B, 1, S, S) and the random crops' places (B, 2), as of `CropStream`.
         returns: as `Classification.loss`; of the sums, `violations` counts the pairs that are not apart by the margin,
         as a share of each image's.
@@ -203,9 +204,7 @@ class Colocalisation(nn.Module):
     watch = Classification.watch
 
     @torch.inference_mode()
-    def evaluate(
-        self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
-    ) -> tuple[dict[str, float], Tensor]:
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[str, float], Tensor]:
         """returns: `localised` in percent, mean `iou`, how many `images`, the embedding's own test error; and the
         windows (N, 4), left, top, right, bottom in pixels.
         """
@@ -267,7 +266,7 @@ def figures(model: nn.Module, data: SharedDigit, folder: Path) -> dict[str, Path
     last = model.state_dict()
     last = {key: value.clone() for key, value in last.items()}
     model.eval()
-    steps = snapshot_steps(folder)
+    steps = checkpoint.snapshots(folder)
     windows: dict[int | str, Tensor] = {}
     with torch.inference_mode():
         for step, path in steps.items():

@@ -78,6 +78,8 @@ class SharedDigit:
     raises: ValueError for a class there is not, or images to hold out.
     """
 
+    num_classes = None  # the network does not classify
+
     def __init__(
         self,
         digits: Digits,
