@@ -6,13 +6,11 @@ import statistics
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from scipy import stats
 from torch import Tensor
 
 from experiments.analysis.variants import Variant
-from experiments.engine.build import UserError, build
-from experiments.engine.run import put_back
+from experiments.engine.build import UserError, build, with_arguments
 from experiments.report import Result, details
 
 LEVEL = 0.95  # confidence level of the intervals
@@ -77,10 +75,8 @@ def truth(result: Result, circumstances: dict[str, Any]) -> Tensor:
         UserError: where code and data give another test set than the run's.
         FileNotFoundError: where the data are missing.
     """
-    cfg = OmegaConf.create(result.config)
-    assert isinstance(cfg, DictConfig)
-    put_back(cfg.dataset, circumstances)
-    test = build(cfg.dataset, seed=result.seed, device="cpu").test
+    dataset = with_arguments(result.config["dataset"], circumstances)
+    test = build(dataset, seed=result.seed, device="cpu").test
     if test.fingerprint != result.test_fingerprint:
         raise UserError(
             f"{result.path} was tested on other images than this code and these data give: check data_dir."

@@ -19,7 +19,7 @@ from experiments.benchmarks.suite import Row, SkippedError
 from experiments.benchmarks.training import gpu, overhead, seeds, size, train, tricks
 from experiments.engine.compute import choose
 from experiments.engine.files import write_json
-from experiments.engine.run import git_revision, versions
+from experiments.engine.provenance import git_revision, versions
 
 Section = dict[str, Any]
 Measured = dict[str, list[Section]]  # suite -> sections, the content of the file

@@ -1,4 +1,4 @@
-"""Checkpoints, and the state of every random generator."""
+"""Checkpoints, snapshots of the weights, the best weights, and the state of every random generator."""
 
 import random
 from pathlib import Path
@@ -12,22 +12,38 @@ from experiments.engine.files import write_atomically
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """state: tensors, numbers, strings and containers of them, so that it loads with weights_only=True."""
+    """Writes a state atomically: tensors, numbers, strings and containers of them, which weights_only=True can read."""
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """raises: UserError where the file is not a checkpoint."""
+    """Reads what `save` has written.
+
+    Raises:
+        UserError: the file is not a checkpoint.
+    """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise UserError(
             f"{path} cannot be read as a checkpoint ({error}): delete it to start the run anew."
         ) from error
+    return state
+
+
+def snapshot_path(folder: Path, step: int) -> Path:
+    """Returns where `trainer.snapshot_every` keeps the network's weights of a step."""
+    return folder / "snapshots" / f"step_{step:06d}.pt"
+
+
+def snapshots(folder: Path) -> dict[int, Path]:
+    """Returns step -> path of the snapshots of a run directory, in the order of the steps."""
+    found = sorted((folder / "snapshots").glob("step_*.pt"))
+    return {int(path.stem.removeprefix("step_")): path for path in found}
 
 
 def random_state() -> dict[str, Any]:
-    """Every global generator's state; streams keep their own beside it."""
+    """Returns the state of every global generator. Streams keep their own generator's state."""
     version, numbers, gauss = random.getstate()
     state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [version, list(numbers), gauss]}
     if torch.cuda.is_available():
@@ -36,6 +52,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
+    """Sets every global generator to a state of `random_state`."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     torch.set_rng_state(state["torch"].cpu())
@@ -46,20 +63,24 @@ def restore_random_state(state: dict[str, Any]) -> None:
 class Best:
     """The weights with the lowest validation error so far, on the CPU.
 
-    They are part of the checkpoint, so that a resumed run knows those of its own past and no others; best.pt is a copy.
+    They are part of the checkpoint, so that a resumed run compares only with its own past; best.pt is a copy of them.
+
+    Attributes:
+        state: `step`, `val_error` in percent and `model`, the weights; None before the first validation.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.state: dict[str, Any] | None = None  # step, val_error (percent), model
+    def __init__(self, path: Path, state: dict[str, Any] | None = None) -> None:
+        self.path, self.state = path, state
         self._written: dict[str, Any] | None = None
 
     def offer(self, step: int, error: float, model: nn.Module) -> None:
+        """Keeps a copy of the network's weights where the error is lower than any before."""
         if self.state is None or error < self.state["val_error"]:
             weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
             self.state = {"step": step, "val_error": error, "model": weights}
 
     def save(self) -> None:
-        if self.state is not self._written:
+        """Writes best.pt where the weights have changed since it was written."""
+        if self.state is not None and self.state is not self._written:
             save(self.path, self.state)
             self._written = self.state

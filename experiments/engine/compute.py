@@ -1,4 +1,4 @@
-"""What a run computes on and how: device, threads, memory, and `trainer.precision`, the one key for speed."""
+"""Device, threads, memory and precision of a run."""
 
 import ctypes
 import platform
@@ -17,13 +17,19 @@ PRECISIONS = ("auto", "fp32", "bf16", "plain")
 
 @dataclass(frozen=True)
 class Compute:
-    """device, and precision: "fp32", "bf16", or "plain" for float32 without any of the tricks."""
+    """What a run computes on, and how.
+
+    Attributes:
+        device: the CPU or a GPU.
+        precision: "fp32", "bf16", or "plain" for float32 without any of the measures for speed.
+    """
 
     device: torch.device
     precision: str
 
     @property
     def plain(self) -> bool:
+        """Whether all measures for speed are off."""
         return self.precision == "plain"
 
     @property
@@ -32,18 +38,24 @@ class Compute:
         return self.device.type == "cuda" and not self.plain
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of a training step's forward pass."""
+        """Returns a context for the forward pass of a training step."""
         if self.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return plain_operations() if self.plain else nullcontext()
 
     @property
     def name(self) -> str:
+        """The device as results name it."""
         return device_name(self.device, torch.get_num_threads())
 
 
 def device_name(device: torch.device, threads: int) -> str:
-    """What results call a device.   threads: of the CPU."""
+    """Returns a device's name in results.
+
+    Args:
+        device: the CPU or a GPU.
+        threads: number of CPU threads.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
@@ -56,11 +68,15 @@ def device_name(device: torch.device, threads: int) -> str:
 
 
 def choose(device: str, precision: str, threads: int | None) -> Compute:
-    """Sets this process up and says what it computes on.
+    """Sets the threads and the memory allocator of this process, and returns what it computes on.
 
-    device: one of DEVICES.   precision: one of PRECISIONS; auto is bf16 where the processor multiplies it in hardware,
-    else fp32.   threads: of the CPU; None for all cores.
-    raises: UserError for a device that is not there.
+    Args:
+        device: one of `DEVICES`. auto is the GPU where there is one.
+        precision: one of `PRECISIONS`. auto is bf16 where the processor multiplies it in hardware, else fp32.
+        threads: number of CPU threads; None for all cores.
+
+    Raises:
+        UserError: device is cuda, and torch finds no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no CUDA device: choose device=cpu or auto.")
@@ -74,16 +90,21 @@ def choose(device: str, precision: str, threads: int | None) -> Compute:
 
 
 def keep_memory() -> None:
-    """Has glibc keep freed memory for the next step instead of returning it; does nothing without glibc.
+    """Makes glibc keep freed memory for the next step; does nothing without glibc.
 
-    Every step frees and takes some hundred megabytes of activations. glibc maps each large block anew, and the
-    kernel zeroes it page by page: `scripts/benchmark.py tricks` measures what that costs.
+    Every step frees and allocates some hundred megabytes of activations. By default glibc maps each large block
+    anew, and the kernel zeroes it page by page. `scripts/benchmark.py tricks` measures the cost.
     """
     set_allocator(mapped=1 << 30, trimmed=(1 << 31) - 1)
 
 
 def set_allocator(*, mapped: int, trimmed: int) -> None:
-    """glibc's malloc: blocks from `mapped` bytes are mapped anew; the heap's end is given back from `trimmed` bytes."""
+    """Sets glibc's malloc.
+
+    Args:
+        mapped: blocks of at least so many bytes are mapped from the kernel one by one.
+        trimmed: so many free bytes at the end of the heap are returned to the kernel.
+    """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, mapped)  # M_MMAP_THRESHOLD
@@ -93,5 +114,5 @@ def set_allocator(*, mapped: int, trimmed: int) -> None:
 def _best_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    able = torch.cpu.get_capabilities()
     return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"

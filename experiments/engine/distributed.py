@@ -1,4 +1,4 @@
-"""Data-parallel training: `torchrun --nproc_per_node=N train.py ...`. One process alone is the same with N = 1."""
+"""Data-parallel training: `torchrun --nproc_per_node=N train.py ...`. A single process is the case N = 1."""
 
 import contextlib
 import copy
@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,14 +14,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from experiments.engine.build import UserError
+from experiments.engine.interfaces import Aux, Batch, SliceableStream, Stream, Sums, Task
 
-PATIENCE = timedelta(hours=3)  # for the first process, which tests alone while the others wait
+TIMEOUT = timedelta(hours=3)  # the other processes wait while the first one tests
+T = TypeVar("T")
 
 
 class Group:
     """The processes that train one network together, each on an equal part of every batch.
 
-    rank: this process's number.   size: how many there are.
+    Args:
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -32,16 +36,16 @@ class Group:
         """Whether this process is the one that writes, logs and tests."""
         return self.rank == 0
 
-    def share(self, value: Any) -> Any:
-        """What the first process has, in all of them."""
+    def broadcast(self, value: T) -> T:
+        """Returns the first process's value in every process."""
         if self.size == 1:
             return value
         held = [value]
         dist.broadcast_object_list(held, src=0)
         return held[0]
 
-    def total(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Sums over all processes, as numbers. On the device until here: nothing waits for a GPU before."""
+    def total(self, sums: Sums) -> dict[str, float]:
+        """Returns the sums over all processes as numbers; this waits for the GPU."""
         if self.size > 1:
             names = sorted(sums)
             values = torch.stack([sums[name].detach().double() for name in names])
@@ -49,25 +53,27 @@ class Group:
             return dict(zip(names, values.tolist(), strict=True))
         return {name: value.item() for name, value in sums.items()}
 
-    def wrap(self, task: Any, model: nn.Module) -> Any:
-        """A task whose `loss` leaves every process, after the backward pass, the mean of all gradients."""
-        return Together(task, model) if self.size > 1 else task
+    def wrap(self, task: Task, model: nn.Module) -> Task:
+        """Returns a task whose loss has the mean gradient over all processes after its backward pass."""
+        return _DistributedTask(task, model) if self.size > 1 else task
 
-    def part(self, stream: Any) -> Any:
-        """The stream of this process's part of every batch.
+    def shard(self, stream: Stream) -> Stream:
+        """Returns the stream of this process's part of every batch.
 
-        raises: UserError for a batch that does not divide.
+        Raises:
+            UserError: the batch size is not a multiple of the number of processes.
         """
-        return stream if self.size == 1 else Part(stream, self.rank, self.size)
+        return stream if self.size == 1 else ShardedStream(stream, self.rank, self.size)
 
-    def prepare(self, model: nn.Module, task: Any) -> nn.Module:
-        """On GPUs, batch statistics over all processes.
+    def prepare(self, model: nn.Module, task: Task) -> nn.Module:
+        """Returns the network with batch normalisation over all processes, where they are on GPUs.
 
-        raises: UserError for a task that compares the images of a batch with each other.
+        Raises:
+            UserError: the task's loss is not a mean over images.
         """
         if self.size == 1:
             return model
-        if not getattr(task, "separable", True):
+        if not task.separable:
             raise UserError(
                 "This experiment compares all images of a batch with each other and does not divide among processes: "
                 "run it with python train.py."
@@ -77,68 +83,75 @@ class Group:
         return model
 
 
-class Together(DistributedDataParallel):
-    """A task's loss as DDP's forward pass.
-
-    DDP averages only the gradients of its own forward pass. The loss as a whole is that pass, not the network alone, so
-    that a task may call any method of the network.
-    """
-
-    def __init__(self, task: Any, model: nn.Module) -> None:
-        device = next(model.parameters()).device
-        super().__init__(_Loss(task, model), device_ids=[device] if device.type == "cuda" else None)
-
-    def loss(self, model: nn.Module, batch: Any) -> Any:
-        """As the task's own; `model` is the network that was given at first."""
-        return self(batch)
-
-
 class _Loss(nn.Module):
-    def __init__(self, task: Any, model: nn.Module) -> None:
+    """A task's loss as a module. DDP averages only the gradients of its own forward pass, so the loss must be it."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
         self.task, self.model = task, model
 
-    def forward(self, batch: Any) -> Any:
+    def forward(self, batch: Batch) -> tuple[Tensor, Sums, Aux]:
         return self.task.loss(self.model, batch)
 
 
-class Part:
-    """Every process draws the same batches, and takes its own rows of each: together they are those of one process.
+class _DistributedTask(Task):
+    """The task of a training step in several processes. The task may call any method of the network in its loss."""
 
-    A stream that can leave out the others' rows has an attribute `rows`, a slice.
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        device = next(model.parameters()).device
+        devices = [device] if device.type == "cuda" else None
+        self._parallel = DistributedDataParallel(_Loss(task, model), device_ids=devices)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Sums, Aux]:
+        result: tuple[Tensor, Sums, Aux] = self._parallel(batch)
+        return result
+
+
+class ShardedStream:
+    """Every N-th row of every batch. All processes draw the same batches, so their rows make up those of one process.
+
+    Its state is that of the whole stream: a run may go on with another number of processes.
     """
 
-    def __init__(self, stream: Any, rank: int, size: int) -> None:
+    def __init__(self, stream: Stream, rank: int, size: int) -> None:
         if stream.batch_size % size:
             raise UserError(
                 f"trainer.batch_size={stream.batch_size} does not divide among {size} processes: choose a multiple."
             )
-        self.stream, self.mine = stream, slice(rank, None, size)
-        if hasattr(stream, "rows"):
-            stream.rows = self.mine
+        self.stream, self.batch_size, self.rows = stream, stream.batch_size, slice(rank, None, size)
+        if isinstance(stream, SliceableStream):
+            stream.rows = self.rows
 
-    def next_batch(self) -> tuple[Tensor, ...]:
-        batch: tuple[Tensor, ...] = self.stream.next_batch()
-        return batch if hasattr(self.stream, "rows") else tuple(each[self.mine] for each in batch)
+    def next_batch(self) -> Batch:
+        """Returns this process's rows of the next batch."""
+        batch = self.stream.next_batch()
+        if isinstance(self.stream, SliceableStream):
+            return batch
+        return tuple(part[self.rows] for part in batch)
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = self.stream.state_dict()
-        return state
+        """Returns the state of the whole stream."""
+        return self.stream.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the state of the whole stream."""
         self.stream.load_state_dict(state)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Part":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ShardedStream":
         twin = copy.copy(self)
         twin.stream = copy.deepcopy(self.stream, memo)
         return twin
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Group]:
-    """This process's group: as torchrun's environment says, or alone.
+def process_group(device: str) -> Iterator[Group]:
+    """Joins the processes that torchrun has started, or yields a group of one.
 
-    device: as of the configuration; on GPUs each process takes the one of its number.
+    Args:
+        device: as `device` of the configuration. On GPUs each process takes the one of its local rank.
+
+    Raises:
+        UserError: there are fewer GPUs than processes, or the process is in a group already.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -157,12 +170,12 @@ def joined(device: str) -> Iterator[Group]:
                 f"There are {torch.cuda.device_count()} GPUs for more processes: lower --nproc_per_node, or device=cpu."
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
     group = Group(dist.get_rank(), size)
     if not group.first:
         logging.getLogger("experiments").setLevel(logging.WARNING)
     try:
         yield group
-        dist.barrier()  # no one hangs up while another still talks
+        dist.barrier()  # no process ends while another still communicates
     finally:
         dist.destroy_process_group()

@@ -4,33 +4,50 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from experiments.engine.checkpoint import random_state, restore_random_state
+from experiments.engine.compute import Compute
 from experiments.engine.distributed import Group
-from experiments.engine.step import Autocast, make_step
+from experiments.engine.interfaces import Stream, Task
+from experiments.engine.step import make_step
 
 
 @dataclass
 class Training:
-    """Everything that changes while training: what a checkpoint holds."""
+    """What is trained, and how far it is. A checkpoint holds everything in it that changes.
+
+    Attributes:
+        model: the network.
+        task: what it learns.
+        optimizer: of its parameters.
+        schedule: of the learning rates, stepped after each training step.
+        stream: the training batches.
+        compute: the device and precision of a step.
+        group: the processes that train together.
+        step: number of steps taken.
+        seconds: time spent on them, over all resumptions.
+    """
 
     model: nn.Module
+    task: Task
     optimizer: Optimizer
     schedule: LRScheduler
-    stream: Any  # next_batch() -> (images, labels); state_dict(), load_state_dict()
+    stream: Stream
+    compute: Compute
+    group: Group = field(default_factory=Group)
     step: int = 0
-    seconds: float = 0.0  # of training, over all resumptions
+    seconds: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the checkpoint's content."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -42,6 +59,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a checkpoint's content and the state of the global random generators."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -51,38 +69,57 @@ class Training:
         self.seconds = state["seconds"]
 
 
-def train(
-    training: Training,
-    task: Any,
-    *,
-    iterations: int,
-    autocast: Autocast,
-    graph: bool,
-    log_every: int,
-    checkpoint_every: int,
-    log: Callable[[int, dict[str, float]], None],
-    checkpoint: Callable[[], None],
-    val_every: int = 0,
-    validate: Callable[[], dict[str, float]] | None = None,
-    snapshot_every: int = 0,
-    snapshot: Callable[[int], None] | None = None,
-    group: Group | None = None,
-) -> None:
-    """Trains to `iterations`, from wherever `training` stands.
+@dataclass(frozen=True)
+class Cadence:
+    """How many steps to train, and every how many steps something happens.
 
-    autocast: context of the forward pass.   graph: replay the step as a CUDA graph.
-    task: `loss(model, batch) -> (loss, sums, aux)` and `watch(model, aux) -> numbers`. Of the sums, `loss` and `images`
-        are the batch's; any other, such as `errors`, is a count, logged as `train/error`, percent of the images.
-    log(step, numbers) every `log_every` steps and at the end; checkpoint() every `checkpoint_every`, a multiple of it;
-        A task that changes over the training has `at(model, share)`, told before each step how much of it is done.
-        snapshot(step) before the first step and every `snapshot_every` steps.
-    group: the processes that train together; None: this one alone.
-    raises: FloatingPointError once the loss or theta is not finite; the checkpoint before it stays.
+    Attributes:
+        iterations: the last step. It is logged, validated and checkpointed whatever its number.
+        log_every: steps between log lines.
+        checkpoint_every, val_every: multiples of `log_every`.
+        snapshot_every: steps between snapshots, from step 0; None for none.
     """
-    group = group or Group()
-    model, optimizer = training.model.train(), training.optimizer
-    step = make_step(model, optimizer, training.stream, group.wrap(task, model), autocast, graph=graph)
-    sums: dict[str, torch.Tensor] = {}
+
+    iterations: int
+    log_every: int
+    checkpoint_every: int
+    val_every: int
+    snapshot_every: int | None = None
+
+
+class Observer:
+    """What the loop calls while it trains. This one does nothing."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes the numbers of a step."""
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Measures the network and returns `val/...` numbers, which are logged with the others of the step."""
+        return {}
+
+    def checkpoint(self) -> None:
+        """Saves the training."""
+
+    def snapshot(self, step: int) -> None:
+        """Saves the network's weights."""
+
+
+def train(training: Training, cadence: Cadence, observer: Observer) -> None:
+    """Trains from the step that `training` stands at to `cadence.iterations`.
+
+    Each step draws a batch, updates the network and steps the schedule. A log line has the means over the images since
+    the line before (`train/loss`, `train/error` in percent and so on, by the sums of `Task.loss`), `images_per_second`,
+    `lr` of the first parameter group, and what `Task.watch` says of the last batch.
+
+    Raises:
+        FloatingPointError: a logged loss, or theta, is not finite. The checkpoint before it stays.
+    """
+    model, task, optimizer, group = training.model.train(), training.task, training.optimizer, training.group
+    compute, iterations = training.compute, cadence.iterations
+    graph = compute.graph and group.size == 1
+    step = make_step(
+        model, optimizer, training.stream, group.wrap(task, model), compute.autocast, graph=graph
+    )
     bar = tqdm(
         total=iterations,
         initial=training.step,
@@ -91,63 +128,79 @@ def train(
         smoothing=0.05,
         disable=not (group.first and sys.stderr.isatty()),
     )
+    sums: dict[str, Tensor] = {}
     started = logged = time.perf_counter()
     before = training.seconds
-    if snapshot and snapshot_every and training.step == 0:
-        snapshot(0)
+    if cadence.snapshot_every and training.step == 0:
+        observer.snapshot(0)
     while training.step < iterations:
-        if hasattr(task, "at"):
-            task.at(model, training.step / iterations)
-        batch_sums, aux = step()  # next batch, loss, backward pass, optimiser
+        task.at(model, training.step / iterations)
+        batch_sums, aux = step()
         training.schedule.step()
         training.step += 1
-        # Summed on the device and read only when logged, so that a GPU is never waited for in between.
+        # Summed on the device and read only when logged, so that no step in between waits for a GPU.
         sums = {key: sums[key] + value if sums else value for key, value in batch_sums.items()}
         bar.update()
 
         last = training.step == iterations
-        if training.step % log_every == 0 or last:
+        if training.step % cadence.log_every == 0 or last:
             totals = group.total(sums)
             now = time.perf_counter()
-            images, loss = totals.pop("images"), totals.pop("loss")
-            shares = {key.removesuffix("s"): 100 * count / images for key, count in totals.items()}
-            numbers = {
-                "train/loss": loss / images,
-                **{f"train/{key}": share for key, share in shares.items()},
-                "images_per_second": images / (now - logged),
+            training.seconds = before + now - started
+            metrics = {
+                **_means(totals),
+                "images_per_second": totals["images"] / (now - logged),
                 "lr": float(optimizer.param_groups[0]["lr"]),
                 **task.watch(model, aux),
             }
-            training.seconds = before + now - started
-            if not math.isfinite(numbers["train/loss"]):
-                raise FloatingPointError(
-                    f"The loss is {numbers['train/loss']} at step {training.step}: lower `optimizer.lr` (now "
-                    f"{optimizer.defaults['lr']}) or `optimizer.localisation_lr`."
-                )
-            bar.set_postfix(
-                loss=f"{numbers['train/loss']:.3f}",
-                **{key: f"{share:.2f}%" for key, share in shares.items()},
-                img_s=f"{numbers['images_per_second']:.0f}",
-            )
-            if validate and val_every and (training.step % val_every == 0 or last):
-                numbers |= validate()
-            log(training.step, numbers)
+            _check_finite(metrics["train/loss"], training)
+            bar.set_postfix(_postfix(metrics))
+            if training.step % cadence.val_every == 0 or last:
+                metrics |= observer.validate(training.step)
+            observer.log(training.step, metrics)
             sums, logged = {}, time.perf_counter()
-        if snapshot and snapshot_every and training.step % snapshot_every == 0:
-            snapshot(training.step)
-        if training.step % checkpoint_every == 0 or last:
-            checkpoint()
+        if cadence.snapshot_every and training.step % cadence.snapshot_every == 0:
+            observer.snapshot(training.step)
+        if training.step % cadence.checkpoint_every == 0 or last:
+            observer.checkpoint()
     bar.close()
 
 
-def seconds_per_step(training: Training, task: Any, autocast: Autocast) -> float:
-    """A step's time, measured on copies: nothing that a run depends on moves. Median of three after a warm-up."""
+def _means(totals: Mapping[str, float]) -> dict[str, float]:
+    """The mean loss, and each count as a percentage of the images under its name in the singular."""
+    images = totals["images"]
+    counts = {key: value for key, value in totals.items() if key not in ("images", "loss")}
+    percentages = {f"train/{key.removesuffix('s')}": 100 * value / images for key, value in counts.items()}
+    return {"train/loss": totals["loss"] / images, **percentages}
+
+
+def _check_finite(loss: float, training: Training) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"The loss is {loss} at step {training.step}: lower `optimizer.lr` (now "
+            f"{training.optimizer.defaults['lr']}) or `optimizer.localisation_lr`."
+        )
+
+
+def _postfix(metrics: Mapping[str, float]) -> dict[str, str]:
+    """What the progress bar shows of a log line."""
+    train = {key.removeprefix("train/"): value for key, value in metrics.items() if key.startswith("train/")}
+    shown = {key: f"{value:.3f}" if key == "loss" else f"{value:.2f}%" for key, value in train.items()}
+    return shown | {"img_s": f"{metrics['images_per_second']:.0f}"}
+
+
+def seconds_per_step(training: Training) -> float:
+    """Measures a step's time on copies, so that nothing that the run depends on changes.
+
+    Returns:
+        The median of three steps after a warm-up, in seconds.
+    """
     model, stream = copy.deepcopy(training.model).train(), copy.deepcopy(training.stream)
     state, times = random_state(), []
     for _ in range(4):
         start = time.perf_counter()
-        with autocast():
-            loss, sums, _ = task.loss(model, stream.next_batch())
+        with training.compute.autocast():
+            loss, sums, _ = training.task.loss(model, stream.next_batch())
         loss.backward()
         sums["loss"].item()  # waits for a GPU
         times.append(time.perf_counter() - start)

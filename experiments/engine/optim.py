@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule, with the localisation networks' own multiplier."""
+"""Optimiser and learning-rate schedule, with learning rates of their own for localisation networks and backbones."""
 
 import math
 from collections.abc import Mapping
@@ -13,13 +13,15 @@ from stn import localisation_parameters
 
 
 def make_optimizer(model: nn.Module, config: Mapping[str, Any], *, plain: bool = False) -> Optimizer:
-    """The optimiser of `config`, in parameter groups: the rest, the localisation networks, pretrained backbones.
+    """Builds an optimiser with up to three parameter groups: the rest, localisation networks, pretrained backbones.
 
-    config: `_target_` and its arguments; `lr`; `localisation_lr`, the factor on lr for everything that theta
-    depends on. theta's gradient sums over all pixels, so it grows with the image; the factor answers that.
-    `pretrained_lr`: the factor for all backbones, those of localisation networks too; left out or null: they are like
-    everything around them.
-    plain: leave out the update of all parameters in one kernel (`fused`), which gains a millisecond a step on a CPU.
+    Args:
+        model: the network.
+        config: `_target_` and its arguments, among them `lr`. `localisation_lr` is the factor on `lr` for the
+            localisation networks: theta's gradient is a sum over all pixels, so it grows with the image.
+            `pretrained_lr` is the factor for all backbones, those of localisation networks included; without it, or
+            with None, a backbone belongs to the group of the network around it.
+        plain: leave out `fused`, which updates all parameters in one kernel and saves a millisecond a step on a CPU.
     """
     factors = {name: config.get(name) for name in ("localisation_lr", "pretrained_lr")}
     arguments = {key: value for key, value in config.items() if key not in factors}
@@ -34,11 +36,12 @@ def make_optimizer(model: nn.Module, config: Mapping[str, Any], *, plain: bool =
     for parameters, name in ((localisation, "localisation_lr"), (pretrained, "pretrained_lr")):
         if parameters:
             groups.append({"params": parameters, "lr": config["lr"] * factors[name]})
-    return build({**arguments, "_partial_": True})(groups)
+    optimizer: Optimizer = build({**arguments, "_partial_": True})(groups)
+    return optimizer
 
 
 def _of_backbones(model: nn.Module) -> list[nn.Parameter]:
-    from stn.models.backbones import Backbone  # imports torchvision: slow, and needed by photographs alone
+    from stn.models.backbones import Backbone  # imports torchvision, which is slow and only images need
 
     backbones = [module for module in model.modules() if isinstance(module, Backbone)]
     return [parameter for backbone in backbones for parameter in backbone.parameters()]
@@ -53,10 +56,15 @@ def one_cycle(
     start: float = 0.04,
     final: float = 0.0,
 ) -> LRScheduler:
-    """One cycle (Smith 2018): each group's learning rate rises to its own value and falls, both as a half cosine.
+    """One cycle (Smith 2018): the learning rate of each group rises to its peak and falls, both as a half cosine.
 
-    warmup, hold: shares of the iterations before the peak and at it.
-    start, final: first and last rate as a share of the peak's.
+    Args:
+        optimizer: the learning rates of its groups are the peaks.
+        iterations: of the training.
+        warmup: share of the iterations before the peak.
+        hold: share of the iterations at the peak.
+        start: first learning rate as a share of the peak.
+        final: last learning rate as a share of the peak.
     """
     peak = warmup * iterations
 

@@ -1,37 +1,33 @@
 """One run, from a configuration to result.json."""
 
-import importlib.metadata
-import inspect
 import json
 import logging
-import platform
-import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
-from experiments.engine import checkpoint, identity, rundir, telling
-from experiments.engine.build import UserError, build
-from experiments.engine.compute import DEVICES, PRECISIONS, Compute, choose
-from experiments.engine.distributed import Group, joined
-from experiments.engine.files import ROOT, write_atomically
-from experiments.engine.interfaces import Section
-from experiments.engine.loop import Training, seconds_per_step, train
+from experiments.engine import checkpoint, identity, rundir
+from experiments.engine.build import UserError, build, with_arguments
+from experiments.engine.compute import DEVICES, PRECISIONS, choose
+from experiments.engine.distributed import Group, process_group
+from experiments.engine.history import History
+from experiments.engine.interfaces import Data, Section, Task
+from experiments.engine.loop import Cadence, Observer, Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
+from experiments.engine.provenance import git_revision, versions
 from experiments.engine.result import Result
-from experiments.engine.tracking import MODES, under_agent
+from experiments.engine.tracking import MODES, Tracker, under_agent
+from experiments.engine.wandb_run import log_finished_run, log_result, start_tracker, upload_files
 from stn.seeds import stream_seed
 
 log = logging.getLogger(__name__)
-
-CODE = ("train.py", "stn", "experiments", "configs")  # what a result depends on
 
 
 def run(
@@ -41,33 +37,43 @@ def run(
     *,
     wait: bool = False,
 ) -> Result:
-    """Trains and tests what `cfg` describes, or returns the result that already stands in its run directory.
+    """Trains and tests what a configuration describes, or returns the result that its run directory already has.
 
-    overrides: the command line's, for the directory's name.
-    sections: by name; those that `section` may choose.
-    wait: while another process trains it.
-    returns: what result.json holds.
-    raises: UserError with one sentence for what the user can mend.
+    Args:
+        cfg: the configuration.
+        overrides: of the command line; they name the run directory.
+        sections: name -> section, for `section` of the configuration to choose from.
+        wait: whether to wait for another process that trains the same run.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        UserError: the user can mend it; the message is one sentence.
     """
     check(cfg)
     section = section_of(cfg, sections)
     folder = rundir.run_dir(cfg, overrides)
     with (
-        joined(cfg.device) as group,
+        process_group(cfg.device) as group,
         rundir.locked(folder, wait=wait) if group.first else nullcontext(),
-        rundir.telling_failure(folder) if group.first else nullcontext(),
+        rundir.recorded_failure(folder) if group.first else nullcontext(),
     ):
-        result = group.share(rundir.finished(folder, cfg) if group.first else None)
-        if result is not None:
-            log.info("%s is finished already (%s); skipped.", folder, result.summary)
-            if group.first and under_agent():
-                telling.tell_agent(cfg, section, result, folder)
-            return result
-        return _run(cfg, section, folder, group)
+        result = group.broadcast(rundir.finished(folder, cfg) if group.first else None)
+        if result is None:
+            return _run(cfg, section, folder, group)
+        log.info("%s is finished already (%s); skipped.", folder, result.summary)
+        if group.first and under_agent():
+            log_finished_run(cfg, section, result, folder)
+        return result
 
 
 def check(cfg: DictConfig) -> None:
-    """raises: UserError for a value that no part of the run would refuse clearly by itself."""
+    """Refuses values that no part of the run would refuse clearly by itself.
+
+    Raises:
+        UserError: names the key and the valid values.
+    """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"This experiment does not run without {missing[0]}: give {missing[0]}=VALUE.")
     for key, value, valid in (
@@ -77,10 +83,9 @@ def check(cfg: DictConfig) -> None:
     ):
         if value not in valid:
             raise UserError(f"{key}={value} is not valid: choose one of {', '.join(valid)}.")
-    if not isinstance(cfg.wandb.artifacts, bool):
-        raise UserError(f"wandb.artifacts={cfg.wandb.artifacts} is not valid: it is true or false.")
-    if not isinstance(cfg.figures, bool):
-        raise UserError(f"figures={cfg.figures} is not valid: it is true or false.")
+    for key, value in (("wandb.artifacts", cfg.wandb.artifacts), ("figures", cfg.figures)):
+        if not isinstance(value, bool):
+            raise UserError(f"{key}={value} is not valid: it is true or false.")
     for key in ("iterations", "batch_size", "eval_batch_size", "log_every", "checkpoint_every", "val_every"):
         if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < 1:
             raise UserError(f"trainer.{key}={cfg.trainer[key]} is not valid: it is a whole number from 1.")
@@ -97,10 +102,10 @@ def check(cfg: DictConfig) -> None:
 
 
 def section_of(cfg: DictConfig, sections: Mapping[str, Section]) -> Section | None:
-    """The section that a configuration names; None where it names none, or none are given.
+    """Returns the section that a configuration names; None where it names none, or `sections` is empty.
 
     Raises:
-        UserError: for a name that is not among the sections.
+        UserError: the name is not among the sections.
     """
     if cfg.section is None or not sections:
         return None
@@ -110,176 +115,62 @@ def section_of(cfg: DictConfig, sections: Mapping[str, Section]) -> Section | No
 
 
 def assemble(cfg: DictConfig, device: torch.device) -> tuple[Any, nn.Module]:
-    """The data and the freshly initialised network of a configuration, on the device."""
+    """Builds the data and the freshly initialised network of a configuration on a device.
+
+    Returns:
+        The data, as `interfaces.Data`, and the network, as `interfaces.Network`.
+    """
     torch.manual_seed(cfg.seed)
-    data = build(cfg.dataset, seed=cfg.seed, device=device)
-    classes = {"num_classes": data.num_classes} if hasattr(data, "num_classes") else {}
-    model = build(cfg.model, in_shape=data.in_shape, **classes).to(device)
+    data: Data = build(cfg.dataset, seed=cfg.seed, device=device)
+    classes = {} if data.num_classes is None else {"num_classes": data.num_classes}
+    model: nn.Module = build(cfg.model, in_shape=data.in_shape, **classes).to(device)
     if cfg.trainer.precision != "plain":
-        for layer in model.modules():  # one by one: there is no such format for volumes
+        for layer in model.modules():  # one by one: the format does not exist for volumes
             if isinstance(layer, nn.Conv2d):
                 layer.to(memory_format=torch.channels_last)
     return data, model
 
 
 def load_run(
-    folder: str | Path, cfg_overrides: dict[str, Any] | None = None
+    folder: str | Path, arguments: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[Any, nn.Module, dict[str, Any]]:
-    """A finished or interrupted run's data, trained network and config, on the CPU, for a notebook or a probe.
+    """Loads a run that has trained, finished or not, on the CPU, for a notebook or a probe.
 
-    folder: a run directory with config.json and last.pt.   cfg_overrides: such as {"data_dir": ...}.
-    raises: UserError where either file is missing.
+    Args:
+        folder: a run directory with config.json and last.pt.
+        arguments: what the stored configuration leaves out, such as {"data_dir": ...}.
+
+    Returns:
+        The data, the trained network in evaluation mode, and the stored configuration.
+
+    Raises:
+        UserError: one of the files is missing.
     """
     folder = Path(folder)
     for name in ("config.json", "last.pt"):
         if not (folder / name).exists():
             raise UserError(f"{folder} has no {name}: give the directory of a run that has trained.")
     config = json.loads((folder / "config.json").read_text())
-    cfg = OmegaConf.create(config)
-    assert isinstance(cfg, DictConfig)
-    put_back(cfg, cfg_overrides or {})
-    data, model = assemble(cfg, torch.device("cpu"))
+    data, model = assemble(OmegaConf.create(with_arguments(config, arguments)), torch.device("cpu"))
     model.load_state_dict(checkpoint.load(folder / "last.pt")["model"])
     return data, model.eval(), config
 
 
-def put_back(node: Any, circumstances: dict[str, Any]) -> None:
-    """Tells every `_target_` in a configuration that takes them of circumstances, which no stored one holds."""
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            known = inspect.signature(get_object(identity.current_name(node._target_))).parameters
-            node.update({key: value for key, value in circumstances.items() if key in known})
-        for value in node.values():
-            put_back(value, circumstances)
-
-
 def _run(cfg: DictConfig, section: Section | None, folder: Path, group: Group) -> Result:
-    compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
-    data, model = assemble(cfg, compute.device)
-    task = build(cfg.task)
-    if isinstance(task, nn.Module):  # one with a network of its own
-        task.to(compute.device)
-    model = group.prepare(model, task)
-    optimizer = make_optimizer(
-        model, OmegaConf.to_container(cfg.optimizer, resolve=True), plain=compute.plain
-    )
-    schedule = build(cfg.trainer.schedule)(optimizer)
-    try:
-        stream = group.part(data.train_stream(cfg.trainer.batch_size))
-    except ValueError as error:  # more than there are training digits
-        raise UserError(str(error)) from error
-    training = Training(model, optimizer, schedule, stream)
-    parameters = sum(p.numel() for p in model.parameters())
-    last = folder / "last.pt"
-    best = checkpoint.Best(folder / "best.pt")
-    if last.exists():
-        state = checkpoint.load(last, compute.device)
-        training.load_state_dict(state)
-        best.state = state.get("best")
-        log.info("Resuming %s at step %d.", folder, training.step)
-    if not group.first:  # what is dropped out of the network differs from process to process
-        torch.manual_seed(stream_seed(cfg.seed, f"process {group.rank} from step {training.step}"))
-    _announce(cfg, training, parameters, compute, seconds_per_step(training, task, compute.autocast))
-
-    config, revision = identity.stored(cfg), git_revision()
-    about = {
-        "dataset": data.name,
-        "config": config,
-        "config_hash": identity.config_hash(config),
-        "parameters": parameters,
-        **revision,
-    }
-    tracker = telling.tracker_of(cfg, about, folder, silent=not group.first)
-    history = _History(folder / "metrics.jsonl", training.step) if group.first else None
-
-    def record(step: int, numbers: dict[str, float]) -> None:
-        if history:
-            history.add({"step": step, **numbers})
-        tracker.log(step, numbers)
-
-    def validate() -> dict[str, float]:
-        if not group.first:
-            return {}
-        metrics, _ = task.evaluate(model, data.val.batches(cfg.trainer.eval_batch_size))
-        return {f"val/{key}": value for key, value in metrics.items()}
-
-    def validate_and_remember() -> dict[str, float]:
-        numbers = validate()
-        if "val/error" in numbers:
-            best.offer(training.step, numbers["val/error"], model)
-        return numbers
-
-    def keep() -> None:
-        save(last, training.state_dict() | ({"best": best.state} if best.state else {}))
+    """Prepares, trains, tests and records; the first process does the last two for all."""
+    run = _prepare(cfg, folder, group)
+    _announce(run, seconds_per_step(run.training))
+    result: Result | None = None
+    figures: dict[str, Path] = {}
+    with start_tracker(cfg, run.facts, folder, enabled=group.first) as tracker:
+        every = ("log_every", "checkpoint_every", "val_every", "snapshot_every")
+        cadence = Cadence(cfg.trainer.iterations, **{key: cfg.trainer[key] for key in every})
+        train(run.training, cadence, _Recorder(run, tracker) if group.first else Observer())
         if group.first:
-            best.save()  # second: what a kill leaves out here, the next time makes up for
-
-    def save(path: Path, state: Any) -> None:
-        if group.first:
-            checkpoint.save(path, state)
-
-    exit_code = 1
-    try:
-        train(
-            training,
-            task,
-            iterations=cfg.trainer.iterations,
-            autocast=compute.autocast,
-            graph=compute.graph and group.size == 1,
-            log_every=cfg.trainer.log_every,
-            checkpoint_every=cfg.trainer.checkpoint_every,
-            log=record,
-            checkpoint=keep,
-            val_every=cfg.trainer.val_every,
-            validate=validate_and_remember if data.val is not None else None,
-            snapshot_every=cfg.trainer.snapshot_every or 0,
-            snapshot=lambda step: save(snapshot_path(folder, step), model.state_dict()),
-            group=group,
-        )
-        if not group.first:
-            exit_code = 0
-            return group.share(None)
-        best.save()
-        metrics: dict[str, float] = {}
-        if data.val is not None:
-            metrics |= {key.replace("val/", "val_"): value for key, value in validate().items()}
-        tested, predictions = task.evaluate(model, data.test.batches(cfg.trainer.eval_batch_size))
-        metrics |= {f"test_{key}": value for key, value in tested.items()}
-        figures = section.figures(model, data, folder) if section and cfg.figures else {}
-        result = Result(
-            experiment=cfg.experiment,
-            dataset=data.name,
-            model=cfg.model.name,
-            transform=identity.transform_name(cfg),
-            trainer=cfg.trainer.name,
-            seed=cfg.seed,
-            metrics=metrics,
-            width=getattr(model, "width", None),
-            parameters=parameters,
-            iterations=training.step,
-            wall_seconds=round(training.seconds, 1),
-            images_per_second=round(training.step * cfg.trainer.batch_size / max(training.seconds, 1e-9), 1),
-            **revision,
-            versions=versions(),
-            device=compute.name,
-            precision=compute.precision,
-            test_fingerprint=data.test.fingerprint,
-            config_hash=identity.config_hash(config),
-            config=config,
-            path=folder / "result.json",
-        )
-        tracker.attempt(lambda: telling.tell(tracker, section, result, figures))
-        compact = predictions
-        if not predictions.is_floating_point():
-            compact = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
-        torch.save(compact, folder / "predictions.pt")
-        result.write(result.path)
-        if tracker.artifacts:
-            tracker.attempt(lambda: telling.hand_over(tracker, result, folder))
-        group.share(result)
-        exit_code = 0
-    finally:
-        tracker.finish(exit_code)
+            metrics, predictions = _test(run)
+            result, figures = _record(run, section, tracker, metrics, predictions)
+        result = group.broadcast(result)
+    assert result is not None
     log.info("%s: %s", folder.parent.name, result.summary)
     for path in figures.values():
         log.info("figure: %s", path)
@@ -289,51 +180,80 @@ def _run(cfg: DictConfig, section: Section | None, folder: Path, group: Group) -
     return result
 
 
-def snapshot_path(folder: Path, step: int) -> Path:
-    """Where the network's weights at a step are kept, with trainer.snapshot_every."""
-    return folder / "snapshots" / f"step_{step:06d}.pt"
+@dataclass
+class _Prepared:
+    """A run that can be trained.
+
+    Attributes:
+        training: at the step of the last checkpoint.
+        best: the weights with the lowest validation error.
+        facts: the keys of the result that are known before the training.
+    """
+
+    cfg: DictConfig
+    folder: Path
+    data: Data
+    training: Training
+    best: checkpoint.Best
+    facts: dict[str, Any]
 
 
-def snapshot_steps(folder: Path) -> dict[int, Path]:
-    """The steps whose weights are kept, in order, and where."""
-    found = sorted((folder / "snapshots").glob("step_*.pt"))
-    return {int(path.stem.removeprefix("step_")): path for path in found}
+def _prepare(cfg: DictConfig, folder: Path, group: Group) -> _Prepared:
+    """Builds everything that is trained, and loads the last checkpoint if there is one."""
+    compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
+    data, model = assemble(cfg, compute.device)
+    task: Task = build(cfg.task)
+    task.to(compute.device)
+    model = group.prepare(model, task)
+    settings: Any = OmegaConf.to_container(cfg.optimizer, resolve=True)
+    optimizer = make_optimizer(model, settings, plain=compute.plain)
+    schedule = build(cfg.trainer.schedule)(optimizer)
+    try:
+        stream = group.shard(data.train_stream(cfg.trainer.batch_size))
+    except ValueError as error:  # the batch is larger than the training set
+        raise UserError(str(error)) from error
+    training = Training(model, task, optimizer, schedule, stream, compute, group)
+    last, best = folder / "last.pt", checkpoint.Best(folder / "best.pt")
+    if last.exists():
+        state = checkpoint.load(last, compute.device)
+        training.load_state_dict(state)
+        best.state = state.get("best")
+        log.info("Resuming %s at step %d.", folder, training.step)
+    if not group.first:  # dropout differs from process to process
+        torch.manual_seed(stream_seed(cfg.seed, f"process {group.rank} from step {training.step}"))
+    return _Prepared(cfg, folder, data, training, best, _facts(cfg, data, training))
 
 
-class _History:
-    """metrics.jsonl: a line per logged step. On resuming, lines after the checkpoint are dropped, to come again."""
+def _facts(cfg: DictConfig, data: Data, training: Training) -> dict[str, Any]:
+    config = identity.stored(cfg)
+    return {
+        "experiment": cfg.experiment,
+        "dataset": data.name,
+        "model": cfg.model.name,
+        "transform": identity.transform_name(cfg),
+        "trainer": cfg.trainer.name,
+        "seed": cfg.seed,
+        "width": getattr(training.model, "width", None),
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        **git_revision(),
+        "versions": versions(),
+        "device": training.compute.name,
+        "precision": training.compute.precision,
+        "config_hash": identity.config_hash(config),
+        "config": config,
+    }
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                numbers = json.loads(line)
-            except ValueError:  # the line that a kill cut short
-                break
-            if numbers["step"] <= step:
-                kept.append(line + "\n")
-        write_atomically(path, lambda temporary: temporary.write_text("".join(kept)))
 
-    def add(self, numbers: dict[str, float]) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(numbers) + "\n")
-
-
-def _announce(
-    cfg: DictConfig,
-    training: Training,
-    parameters: int,
-    compute: Compute,
-    step_seconds: float,
-) -> None:
-    left = (cfg.trainer.iterations - training.step) * step_seconds
-    what = "-".join(p for p in (cfg.model.name, identity.transform_name(cfg)) if p)
-    hint = f" {cfg.trainer.hint}" if compute.device.type == "cpu" and cfg.trainer.hint else ""
+def _announce(run: _Prepared, step_seconds: float) -> None:
+    """Says what is trained, on what, and how long it will take."""
+    trainer, compute, facts = run.cfg.trainer, run.training.compute, run.facts
+    steps = trainer.iterations - run.training.step
+    network = "-".join(name for name in (facts["model"], facts["transform"]) if name)
+    hint = f" {trainer.hint}" if compute.device.type == "cpu" and trainer.hint else ""
     log.info(
         "%s %s, %s parameters, %s steps of %d on %s in %s: about %s (%.0f ms a step).%s",
-        cfg.experiment, what, f"{parameters:,}", f"{cfg.trainer.iterations - training.step:,}", cfg.trainer.batch_size,
-        compute.name, compute.precision, _duration(left), 1000 * step_seconds, hint,
+        facts["experiment"], network, f"{facts['parameters']:,}", f"{steps:,}", trainer.batch_size,
+        compute.name, compute.precision, _duration(steps * step_seconds), 1000 * step_seconds, hint,
     )  # fmt: skip
 
 
@@ -344,29 +264,71 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def git_revision() -> dict[str, Any]:
-    """The revision of this repository, and whether the code differs from it. None outside a checkout."""
+class _Recorder(Observer):
+    """Writes what happens during the training into the run directory and to W&B."""
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
+    def __init__(self, run: _Prepared, tracker: Tracker) -> None:
+        self.run, self.tracker = run, tracker
+        self.history = History(run.folder / "metrics.jsonl", run.training.step)
 
-    try:
-        return {
-            "git_revision": git("rev-parse", "HEAD"),
-            "git_dirty": bool(git("status", "--porcelain", "--", *CODE)),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return {"git_revision": None, "git_dirty": None}
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self.history.add(step, metrics)
+        self.tracker.log(step, metrics)
+
+    def validate(self, step: int) -> dict[str, float]:
+        metrics = _validate(self.run)
+        if "error" in metrics:
+            self.run.best.offer(step, metrics["error"], self.run.training.model)
+        return {f"val/{key}": value for key, value in metrics.items()}
+
+    def checkpoint(self) -> None:
+        state, best = self.run.training.state_dict(), self.run.best
+        checkpoint.save(self.run.folder / "last.pt", state | ({"best": best.state} if best.state else {}))
+        best.save()  # after last.pt: a kill in between loses nothing, since last.pt has the weights too
+
+    def snapshot(self, step: int) -> None:
+        path = checkpoint.snapshot_path(self.run.folder, step)
+        checkpoint.save(path, self.run.training.model.state_dict())
 
 
-def versions() -> dict[str, str]:
-    names = ("torch", "torchvision", "numpy", "hydra-core", "wandb")
-    versions = {"python": platform.python_version()}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+def _validate(run: _Prepared) -> dict[str, float]:
+    if run.data.val is None:
+        return {}
+    batches = run.data.val.batches(run.cfg.trainer.eval_batch_size)
+    return run.training.task.evaluate(run.training.model, batches)[0]
+
+
+def _test(run: _Prepared) -> tuple[dict[str, float], Tensor]:
+    """Measures the trained network: metrics as `val_<name>` and `test_<name>`, and the predictions on the test set."""
+    batches = run.data.test.batches(run.cfg.trainer.eval_batch_size)
+    validated = _validate(run)
+    tested, predictions = run.training.task.evaluate(run.training.model, batches)
+    metrics = {f"val_{key}": value for key, value in validated.items()}
+    return metrics | {f"test_{key}": value for key, value in tested.items()}, predictions
+
+
+def _record(
+    run: _Prepared, section: Section | None, tracker: Tracker, metrics: dict[str, float], predictions: Tensor
+) -> tuple[Result, dict[str, Path]]:
+    """Draws the pictures, logs to W&B, and writes best.pt, predictions.pt and, when all that is done, result.json."""
+    training, folder = run.training, run.folder
+    run.best.save()
+    figures = section.figures(training.model, run.data, folder) if section and run.cfg.figures else {}
+    images = training.step * run.cfg.trainer.batch_size
+    result = Result(
+        **run.facts,
+        metrics=metrics,
+        iterations=training.step,
+        wall_seconds=round(training.seconds, 1),
+        images_per_second=round(images / max(training.seconds, 1e-9), 1),
+        test_fingerprint=run.data.test.fingerprint,
+        path=folder / "result.json",
+    )
+    tracker.attempt(lambda: log_result(tracker, section, result, figures))
+    if not predictions.is_floating_point():
+        predictions = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
+    torch.save(predictions, folder / "predictions.pt")
+    result.write(result.path)
+    if tracker.artifacts:
+        tracker.attempt(lambda: upload_files(tracker, result, folder))
+    return result, figures

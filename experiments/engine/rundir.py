@@ -5,16 +5,16 @@ metrics.jsonl, last.pt (the checkpoint), figures, and result.json, written last.
 """
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -124,7 +124,7 @@ def _number(value: Any) -> Any:
 
 
 def shortened(name: str, longest: int) -> str:
-    """A name of at most so many characters; one cut short ends in a hash of the whole."""
+    """Returns the name with at most so many characters; a shortened one ends in a hash of the whole."""
     if len(name) <= longest:
         return name
     return f"{name[: longest - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -150,9 +150,7 @@ def _identity_in(path: Path, modified: int) -> dict[str, Any] | None:
 
 
 def finished(folder: Path, cfg: DictConfig) -> Result | None:
-    """The result that stands in the folder, or None where there is still something to do.
-
-    Writes config.json into a folder that has none.
+    """Returns the result in the folder; None, with config.json written, where the run is not finished.
 
     Raises:
         UserError: where the folder belongs to another configuration; it names the keys that differ.
@@ -178,8 +176,8 @@ def finished(folder: Path, cfg: DictConfig) -> Result | None:
     return None
 
 
-def held_result(path: Path, cfg: DictConfig) -> Result | None:
-    """The result in a file, where it is one of this very configuration.
+def held_result(path: Path, cfg: DictConfig | Mapping[str, Any]) -> Result | None:
+    """Returns the result in a file; None where there is none, or it is of another configuration.
 
     Raises:
         UserError: where the file cannot be read.
@@ -194,14 +192,14 @@ def held_result(path: Path, cfg: DictConfig) -> Result | None:
 
 
 def failure(folder: Path) -> str:
-    """Why the last attempt at a run failed, in one line; "" where it did not, or could not say."""
+    """Returns in one line why the last attempt at a run failed; "" where nothing was recorded."""
     path = folder / FAILURE
     return path.read_text().strip() if path.exists() else ""
 
 
 @contextlib.contextmanager
-def telling_failure(folder: Path) -> Iterator[None]:
-    """Keeps in the run directory, in one line, why an attempt failed. For whoever looks after many runs."""
+def recorded_failure(folder: Path) -> Iterator[None]:
+    """Records an exception in failure.txt of the run directory, in one line, for the summary of a sweep."""
     (folder / FAILURE).unlink(missing_ok=True)
     try:
         yield
@@ -214,19 +212,27 @@ def telling_failure(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds the run directory for this process.
+    """Holds the lock of the run directory. The operating system releases it when the process ends or is killed.
 
-    wait: until another process lets go of it.   raises: BusyError where another process holds it and it is not waited.
+    Args:
+        folder: the run directory; it is made if it does not exist.
+        wait: whether to wait for another process that holds it.
+
+    Raises:
+        BusyError: another process holds it, and `wait` is false.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if not wait:
-                raise BusyError(
-                    f"Another process is training {folder}: wait for it, or stop it first."
-                ) from error
-            log.info("Waiting for another process that is training %s.", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if not wait:
+            raise BusyError(
+                f"Another process is training {folder}: wait for it, or stop it first."
+            ) from error
+        log.info("Waiting for another process that is training %s.", folder)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

@@ -2,28 +2,30 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-Sums = dict[str, Tensor]
-Aux = dict[str, Tensor]
-Autocast = Callable[[], AbstractContextManager[Any]]
+from experiments.engine.interfaces import Aux, Batch, Batches, RecordableStream, Sums, Task
+
+Autocast = Callable[[], AbstractContextManager[object]]
 
 
 class EagerStep:
-    """stream.next_batch(), loss, backward pass, optimiser."""
+    """Draws a batch, computes the loss and its gradient, and updates the parameters."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, stream: Any, task: Any, autocast: Autocast):
-        self.model, self.optimizer, self.stream, self.task = model, optimizer, stream, task
-        self.autocast = autocast
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, stream: Batches, task: Task, autocast: Autocast
+    ) -> None:
+        self.model, self.optimizer, self.task, self.autocast = model, optimizer, task, autocast
+        self.next_batch = stream.next_batch
 
     def __call__(self) -> tuple[Sums, Aux]:
-        return self._update(self.stream.next_batch())
+        """Takes a step and returns the sums and aux of its batch, as `Task.loss`."""
+        return self._update(self.next_batch())
 
-    def _update(self, batch: Any) -> tuple[Sums, Aux]:
+    def _update(self, batch: Batch) -> tuple[Sums, Aux]:
         with self.autocast():
             loss, sums, aux = self.task.loss(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -33,18 +35,21 @@ class EagerStep:
 
 
 class GraphStep(EagerStep):
-    """The same step as one CUDA graph, data and all: a network this small is launch-bound on a GPU.
+    """The same step as one CUDA graph, data included: launching the kernels takes longer than small networks compute.
 
-    Only which digits come next is decided outside, by `stream.draw()`; `stream.batch(index)`, which distorts them, is
-    recorded with everything after it. The stream's generator is registered with the graph, so that each replay draws
-    on; learning rates become tensors, so that the schedule reaches the recorded optimiser. The first steps are eager
-    ones: they bring every lazily made buffer into being, outside the graph.
+    `stream.draw()` chooses the images outside the graph. `stream.batch(index)`, which distorts them, is recorded
+    with everything after it. The stream's generator is registered with the graph, so that each replay draws new
+    numbers. Learning rates become tensors, so that the schedule reaches the recorded optimiser. The first steps are
+    eager, so that every buffer that is made on first use exists before the recording.
     """
 
     EAGER = 3
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, stream: Any, task: Any, autocast: Autocast):
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, stream: RecordableStream, task: Task, autocast: Autocast
+    ) -> None:
         super().__init__(model, optimizer, stream, task, autocast)
+        self.stream = stream
         self._done = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         device = next(model.parameters()).device
@@ -77,7 +82,7 @@ class GraphStep(EagerStep):
         return out
 
     def _record(self, drawn: Tensor) -> torch.cuda.CUDAGraph:
-        """Nothing runs while it is recorded.   drawn: what `stream.draw()` gives, for its shape."""
+        """Records a step without running it. Only the shape of `drawn` counts."""
         self._index = drawn.clone()
         self.optimizer.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
@@ -89,10 +94,19 @@ class GraphStep(EagerStep):
 
 
 def make_step(
-    model: nn.Module, optimizer: Optimizer, stream: Any, task: Any, autocast: Autocast, *, graph: bool
+    model: nn.Module, optimizer: Optimizer, stream: Batches, task: Task, autocast: Autocast, *, graph: bool
 ) -> EagerStep:
-    """graph: replay, where the stream can be recorded (it has `draw` and `batch`, and makes its batches on the GPU)."""
-    if graph and hasattr(stream, "draw"):
+    """Makes the function that takes one training step.
+
+    Args:
+        model: the network, in training mode.
+        optimizer: of the network's parameters. Its state is adapted to the kind of step.
+        stream: gives the batches.
+        task: gives the loss.
+        autocast: makes the context of the forward pass.
+        graph: whether to replay a CUDA graph. A stream that cannot be recorded is stepped eagerly all the same.
+    """
+    if graph and isinstance(stream, RecordableStream):
         return GraphStep(model, optimizer, stream, task, autocast)
     for group in optimizer.param_groups:  # of a checkpoint that was written with a graph
         group["lr"] = float(group["lr"])

@@ -1,27 +1,32 @@
-"""What is learnt and how it is counted. The loop knows only `loss`, `watch` and `evaluate`."""
+"""Classification: the loss, the counting of errors, and what is logged of the transformers."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.engine.interfaces import Aux, Batch, Sums, Task
 from stn import in_frame
 
-Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) in [0, 1], labels (B,)
 
+class Classification(Task):
+    """Softmax cross-entropy. Errors are counted over all images, never averaged over unequal batches."""
 
-class Classification:
-    """Softmax cross-entropy; errors are counted, never averaged over unequal batches."""
-
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """returns: the loss to minimise, sums over the batch (`loss`, `errors`, `images`) and the model's aux."""
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Sums, Aux]:
+        """As `Task.loss`; the sums are `loss`, `errors` and `images`."""
         images, labels = batch
         logits, aux = model(images)
         return (*self.counted(logits, labels), aux)
 
-    def counted(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """returns: the loss, and the sums."""
+    def counted(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Sums]:
+        """Computes the loss and the sums.
+
+        Args:
+            logits: (B, classes).
+            labels: (B,).
+        """
         loss = F.cross_entropy(logits.float(), labels)
         with torch.no_grad():
             sums = {
@@ -32,13 +37,20 @@ class Classification:
         return loss, sums
 
     @torch.no_grad()
-    def watch(self, model: nn.Module, aux: dict[str, Tensor]) -> dict[str, float]:
-        """How the transformers fare on one batch: in-frame share, mean and spread of theta, per transformer."""
+    def watch(self, model: nn.Module, aux: Aux) -> dict[str, float]:
+        """Describes the windows of each transformer k in a batch.
+
+        Returns:
+            `st{k}/in_frame`, the mean share of a window's sampling points that lie in the image, 0 to 1;
+            `st{k}/out_of_frame_images`, the share of images of which a window shows nothing; mean and standard
+            deviation of the first 8 numbers of theta. Empty for a network without transformers.
+        """
         if "theta" not in aux:
             return {}
         out: dict[str, float] = {}
-        transform = model.transformers.transform
-        for k in range(model.transformers.count):
+        transformers: Any = model.transformers
+        transform = transformers.transform
+        for k in range(transformers.count):
             theta = aux["theta"][:, k].float()  # (B, P)
             shares = in_frame(transform.grid(theta, aux["warped"].shape[3:]))
             out[f"st{k}/in_frame"] = shares.mean().item()
@@ -50,7 +62,7 @@ class Classification:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[str, float], Tensor]:
-        """returns: `error` in percent and mean `loss`, both over all images, and the predicted classes (N,)."""
+        """As `Task.evaluate`: `error` in percent and mean `loss`; the predictions are classes (N,)."""
         model.eval()
         predictions, errors, loss, count = [], 0, 0.0, 0
         for images, labels in batches:

@@ -1,4 +1,4 @@
-"""Weights & Biases, and nothing but: the one file that imports wandb. Training never dies because tracking did."""
+"""Logging to Weights & Biases. Only this file imports wandb, and a failure of W&B never ends a training."""
 
 import contextlib
 import logging
@@ -15,23 +15,32 @@ from experiments.engine.rundir import shortened
 log = logging.getLogger(__name__)
 
 MODES = ("offline", "online", "disabled")
-AGAINST_PAPER = "paper_against_ours"  # the table's key, the same in every run: W&B puts their rows together
-LONGEST_NAME, LONGEST_TAG = 128, 64  # characters; W&B refuses to take in a run with longer ones
+AGAINST_PAPER = "paper_against_ours"  # key of a table; W&B joins the tables of several runs by it
+LONGEST_NAME, LONGEST_TAG = 128, 64  # characters; W&B refuses a run with longer ones
 
 
 def under_agent() -> bool:
-    """Whether `wandb agent` started this process, for a run of a W&B sweep."""
+    """Returns whether `wandb agent` started this process, for a run of a W&B sweep."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 class Tracker:
-    """Mirrors a run to W&B; result.json stays the source of truth.
+    """Copies the numbers and files of a run to W&B; result.json stays the source of truth.
 
-    After the first failure it says so once and falls silent. A resumed run continues the same W&B run: its id is
-    kept in the run directory. The run of a W&B sweep is the agent's, by its id, and online.
+    After the first failure it warns once and does nothing more. A resumed run continues the same W&B run, whose id is
+    kept in the run directory. In a W&B sweep it logs to the run of the agent, online.
 
-    folder: the run directory; None: a W&B run of its own every time.   root: W&B writes below root/wandb.
-    artifacts: whether files are wanted too.   group: what is equal for all seeds.   name: of this run.
+    As a context manager it ends the W&B run, as failed where an exception was raised.
+
+    Args:
+        folder: the run directory; None for a new W&B run every time.
+        root: W&B writes below root/wandb.
+        mode: one of `MODES`.
+        project, entity, job_type, config: as of `wandb.init`.
+        artifacts: whether the caller should record files too.
+        group: the same for all seeds.
+        name: of this run.
+        tags: empty and repeated ones are left out.
     """
 
     def __init__(
@@ -56,16 +65,11 @@ class Tracker:
         self.artifacts = artifacts
         if mode == "disabled":
             return
-        if under_agent():
-            mode, project, entity = (
-                "online",
-                None,
-                None,
-            )  # the agent's, which W&B would insist on with a warning
+        agent = under_agent()  # which has a project and an entity of its own
         settings = {
-            "mode": mode,
-            "project": project,
-            "entity": entity,
+            "mode": "online" if agent else mode,
+            "project": None if agent else project,
+            "entity": None if agent else entity,
             "group": shortened(group, LONGEST_NAME),
             "name": name if len(name) <= LONGEST_NAME else _keep_end(name),
             "job_type": job_type,
@@ -76,7 +80,7 @@ class Tracker:
 
     def _start(self, folder: Path | None, settings: dict[str, Any]) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb  # here, since it costs a second that `--help` and wandb.mode=disabled need not pay
+        import wandb  # takes a second, which `--help` and wandb.mode=disabled do not need
 
         run_id = None if under_agent() else _id(folder)
         self._run = wandb.init(
@@ -90,7 +94,7 @@ class Tracker:
                 console="off",
                 silent=True,
                 x_disable_stats=True,
-                reinit="create_new",  # never another run of this process, one that failed or one that this one needs
+                reinit="create_new",  # this process may have another W&B run open
             ),
         )
         if settings["mode"] == "offline":
@@ -98,19 +102,23 @@ class Tracker:
 
     @property
     def sync_command(self) -> str | None:
-        """The command that uploads an offline run, every part of it: one folder each time it was resumed."""
+        """The command that uploads an offline run: one folder for each time it was resumed. None for other runs."""
         if self._offline_id is None:
             return None
         parts = sorted((self._root / "wandb").glob(f"offline-run-*-{self._offline_id}"))
         return shlex.join(["wandb", "sync", *map(str, parts)])
 
-    def log(self, step: int, numbers: dict[str, float]) -> None:
-        self.attempt(lambda: self._run.log(numbers, step=step))
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Logs the numbers of a step."""
+        self.attempt(lambda: self._run.log(metrics, step=step))
 
-    def summary(self, numbers: dict[str, Any]) -> None:
-        self.attempt(lambda: self._run.summary.update(numbers))
+    def summary(self, values: dict[str, Any]) -> None:
+        """Sets values of the run's summary."""
+        self.attempt(lambda: self._run.summary.update(values))
 
     def figures(self, step: int, paths: dict[str, Path]) -> None:
+        """Logs pictures as `figures/<name>`."""
+
         def send() -> None:
             import wandb
 
@@ -121,7 +129,13 @@ class Tracker:
         self.attempt(send)
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], *, step: int | None = None) -> None:
-        """rows: the columns' names -> a line's texts, numbers and None; all with the same names, at least one."""
+        """Logs a table.
+
+        Args:
+            key: its name.
+            rows: column -> text, number or None; at least one row, all with the same columns.
+            step: of the log; None for the next one.
+        """
 
         def send() -> None:
             import wandb
@@ -137,7 +151,7 @@ class Tracker:
     ) -> None:
         """Records files as a version of the artifact `<name of the run>-<kind>`, of type `kind`.
 
-        Offline, nothing is copied: what is recorded is where they lie, and `wandb sync` uploads them from there.
+        Offline nothing is copied: W&B records the paths, and `wandb sync` uploads the files from there.
         """
 
         def send() -> None:
@@ -153,12 +167,19 @@ class Tracker:
 
         self.attempt(send)
 
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.finish(exit_code=0 if kind is None else 1)
+
     def finish(self, exit_code: int = 0) -> None:
+        """Ends the W&B run."""
         self.attempt(lambda: self._run.finish(exit_code=exit_code))
         self._run = None
 
     def attempt(self, action: Callable[[], Any]) -> None:
-        """Whatever is done for W&B's sake alone: not at all without it, and never to the harm of the training."""
+        """Does something for W&B alone: nothing without a W&B run, and an exception becomes a warning."""
         if self._run is not None:
             self._guard(action)
 
@@ -171,7 +192,7 @@ class Tracker:
 
 
 def _id(folder: Path | None) -> str:
-    """Kept in the run directory, so that a resumed run is the same one."""
+    """The W&B id of a run directory, made on first use."""
     fresh = secrets.token_hex(4)
     if folder is None:
         return fresh
@@ -182,14 +203,14 @@ def _id(folder: Path | None) -> str:
 
 
 def _keep_end(name: str) -> str:
-    """A name cut short in its cell, not in its seed."""
+    """The name shortened to `LONGEST_NAME` characters before its last part, which is the seed."""
     cell, _, seed = name.rpartition("/")
     return f"{shortened(cell, LONGEST_NAME - len(seed) - 1)}/{seed}"
 
 
 @contextlib.contextmanager
 def _staging(root: Path) -> Iterator[None]:
-    """Has W&B keep what it must copy beside the run, where `wandb sync` will look for it, and not in the home."""
+    """Makes W&B keep its copies below root/wandb, where `wandb sync` finds them, and not in the home directory."""
     before = os.environ.get("WANDB_DATA_DIR")
     os.environ["WANDB_DATA_DIR"] = before or str((root / "wandb").resolve())
     try:

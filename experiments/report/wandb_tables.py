@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from experiments.engine.configuration import CONFIGS
-from experiments.engine.run import git_revision
+from experiments.engine.provenance import git_revision
 from experiments.engine.tracking import Tracker
 from experiments.report.records import cell_records
 from experiments.report.results import load_results

@@ -14,7 +14,8 @@ from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.engine.identity import identity
-from experiments.engine.run import load_run, run, snapshot_steps
+from experiments.engine.interfaces import Aux, Batch, Sums, Task
+from experiments.engine.run import load_run, run
 from experiments.engine.task import Classification
 from experiments.report import Result, Row, Section, Table
 from stn import sample
@@ -129,7 +130,7 @@ def _quoted(value: Any) -> str:
 Embedding = tuple[CNN, Result]  # a network and its result
 
 
-class Colocalisation(nn.Module):
+class Colocalisation(Task):
     """The triplet hinge of appendix A.2 on the features e() of crops, from a frozen network.
 
         mean over pairs n != m of max(0, |e(I_n^T) - e(I_m^T)|^2 - |e(I_n^T) - e(I_n^rand)|^2 + margin)
@@ -161,7 +162,6 @@ class Colocalisation(nn.Module):
         crop: float = 1 / 3,
         crop_ratio: float = 1.25,
     ) -> None:
-        super().__init__()
         if not 0 <= held_share <= 1:
             raise UserError(
                 f"task.held_share={held_share} is not valid: it is a share of the training, 0 to 1."
@@ -176,6 +176,9 @@ class Colocalisation(nn.Module):
         self.margin, self.held_share, self.crop, self.crop_ratio = margin, held_share, crop, crop_ratio
         self.metrics = {"embedding_error": result.metric("test_error")}
 
+    def to(self, device: torch.device) -> None:
+        self.network.to(device)
+
     def at(self, model: Any, share: float) -> None:
         """Holds or frees the windows' size, given the share of the training that is done.
 
@@ -188,9 +191,7 @@ class Colocalisation(nn.Module):
         layers = self.network.activations(crops)
         return torch.cat([F.normalize(layer.flatten(1).float(), dim=1) for layer in layers], 1)
 
-    def loss(
-        self, model: Any, batch: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Sums, Aux]:
         """The loss of a batch.
 
         Args:
@@ -221,9 +222,7 @@ class Colocalisation(nn.Module):
     watch = Classification.watch
 
     @torch.inference_mode()
-    def evaluate(
-        self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
-    ) -> tuple[dict[str, float], Tensor]:
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[str, float], Tensor]:
         """The metrics on a set of images and true boxes.
 
         Returns:
@@ -289,7 +288,7 @@ def draw(model: nn.Module, data: SharedDigit, folder: Path, title: str) -> dict[
     last = {key: value.clone() for key, value in model.state_dict().items()}
     windows: dict[int | str, Tensor] = {}
     with torch.inference_mode():
-        for step, path in snapshot_steps(folder).items():
+        for step, path in checkpoint.snapshots(folder).items():
             model.load_state_dict(checkpoint.load(path, images.device))
             windows[step] = model(images)[0].float().cpu()
         model.load_state_dict(last)

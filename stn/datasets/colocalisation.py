@@ -149,6 +149,8 @@ class SharedDigit:
         ((1, 84, 84), torch.Size([10, 4]))
     """
 
+    num_classes = None  # the network does not classify
+
     def __init__(
         self,
         digits: Digits,

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from experiments.engine.build import UserError
-from experiments.engine.distributed import Group, Part
+from experiments.engine.distributed import Group, ShardedStream
+from experiments.engine.interfaces import Task
 from experiments.engine.result import Result
 from stn.datasets.streams import TrainStream
 
@@ -75,7 +76,7 @@ def test_two_processes_train_what_one_does(tmp_path):
 
 def test_what_does_not_divide_is_refused():
     with pytest.raises(UserError, match="batch_size=6 does not divide among 4 processes"):
-        Part(digits(), 0, 4)
+        ShardedStream(digits(), 0, 4)
 
 
 def digits(seed=0):
@@ -89,9 +90,9 @@ def test_the_parts_of_a_batch_are_the_batch():
     torch.manual_seed(0)
     whole = digits()
     torch.manual_seed(0)
-    first = Part(digits(), 0, 2)
+    first = ShardedStream(digits(), 0, 2)
     torch.manual_seed(0)
-    second = Part(digits(), 1, 2)
+    second = ShardedStream(digits(), 1, 2)
     for step in range(7):
         images, labels = whole.next_batch()
         a, b = first.next_batch(), second.next_batch()
@@ -111,16 +112,15 @@ def test_photographs_leave_out_the_others_rows():
         def next_batch(self):
             return (torch.arange(6)[self.rows],)
 
-    assert Part(Photographs(), 1, 3).next_batch()[0].tolist() == [1, 4]
+    assert ShardedStream(Photographs(), 1, 3).next_batch()[0].tolist() == [1, 4]
 
 
 def test_alone_is_a_group_of_one():
-    group, model = Group(), torch.nn.Linear(2, 2)
-    task = object()
-    assert group.first and group.wrap(task, model) is task and group.share(5) == 5
+    group, model, task = Group(), torch.nn.Linear(2, 2), Task()
+    assert group.first and group.wrap(task, model) is task and group.broadcast(5) == 5
     assert group.total({"loss": torch.tensor(2.5)}) == {"loss": 2.5}
 
-    class Pairs:
+    class Pairs(Task):
         separable = False
 
     assert group.prepare(model, Pairs()) is model

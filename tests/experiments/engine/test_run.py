@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from experiments.engine import checkpoint, rundir
-from experiments.engine.build import UserError
+from experiments.engine.build import UserError, build
 from experiments.engine.identity import identity
+from experiments.engine.optim import make_optimizer
 from experiments.engine.result import Result
-from experiments.engine.run import load_run, run
+from experiments.engine.run import assemble, load_run, run
 
 ROOT = Path(__file__).resolve().parents[3]
 TIMING = ("wall_seconds", "images_per_second", "git_revision", "git_dirty")
@@ -139,6 +140,39 @@ def test_a_broken_checkpoint_is_named(configure):
     (folder / "last.pt").write_bytes(b"nothing of use")
     with pytest.raises(UserError, match=r"last\.pt cannot be read as a checkpoint"):
         run(cfg)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(configure, tmp_path):
+    """Its keys are written out here, and its steps are plain torch: the run must end as if whole."""
+    tiny = ("dataset.val_size=40", "trainer.iterations=6")
+    whole, half = (configure(*tiny, f"output_dir={tmp_path}/{name}") for name in ("whole", "half"))
+    run(whole)
+    data, model = assemble(half, torch.device("cpu"))
+    optimizer = make_optimizer(model, half.optimizer)
+    schedule = build(half.trainer.schedule)(optimizer)
+    stream = data.train_stream(half.trainer.batch_size)
+    for _ in range(2):
+        images, labels = stream.next_batch()
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model.train()(images)[0], labels).backward()
+        optimizer.step()
+        schedule.step()
+    version, numbers, gauss = random.getstate()
+    state = {
+        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+        "stream": stream.state_dict(), "step": 2, "seconds": 1.5,
+        "random": {"torch": torch.get_rng_state(), "python": [version, list(numbers), gauss]},
+        "best": {"step": 2, "val_error": 0.0, "model": model.state_dict()},
+    }  # fmt: skip
+    folder = rundir.run_dir(half)
+    folder.mkdir(parents=True)
+    torch.save(state, folder / "last.pt")
+    result = run(half)
+    assert result.wall_seconds >= 1.5 and result.iterations == 6
+    assert result.metrics == Result.read(rundir.run_dir(whole) / "result.json").metrics
+    assert_same_weights(rundir.run_dir(whole), folder)
+    assert [line["step"] for line in history(folder)] == [4, 6]
+    assert checkpoint.load(folder / "best.pt")["step"] == 2
 
 
 def test_a_diverged_run_says_so_and_keeps_its_checkpoint(configure):

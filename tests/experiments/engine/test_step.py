@@ -32,11 +32,12 @@ def training(optimizer="sgd", device="cpu", distort=distortions.rotate):
     data = DistortedDigits(load_digits(), distort, device=device)
     model = st_cnn(data.in_shape, transform=Affine(), width=8).to(device)
     held = make_optimizer(model, OPTIMIZERS[optimizer])
-    return Training(model, held, one_cycle(held, iterations=40), data.train_stream(32))
+    schedule, compute = one_cycle(held, iterations=40), Compute(torch.device(device), "fp32")
+    return Training(model, Classification(), held, schedule, data.train_stream(32), compute)
 
 
 def step_of(t, graph=False):
-    return make_step(t.model, t.optimizer, t.stream, Classification(), nullcontext, graph=graph)
+    return make_step(t.model, t.optimizer, t.stream, t.task, nullcontext, graph=graph)
 
 
 def test_an_eager_step_is_the_textbook_one():

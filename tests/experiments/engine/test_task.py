@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import stn
-from experiments.engine.loop import Training, train
+from experiments.engine.compute import Compute
+from experiments.engine.loop import Cadence, Observer, Training, train
 from experiments.engine.task import Classification
 from stn.models.mnist import st_fcn
 
@@ -63,18 +64,33 @@ def test_the_loop_steps_the_schedule_and_logs_means_over_images():
             Stream.drawn += 1
             return torch.rand(5, 1, 2, 2), torch.arange(5)
 
-    from contextlib import nullcontext
+    class Recorder(Observer):
+        def __init__(self):
+            self.logged, self.saved, self.snapshots = [], [], []
 
-    logged, saved = [], []
+        def log(self, step, metrics):
+            self.logged.append((step, metrics))
+
+        def validate(self, step):
+            return {"val/error": 1.0}
+
+        def checkpoint(self):
+            self.saved.append(Stream.drawn)
+
+        def snapshot(self, step):
+            self.snapshots.append((step, Stream.drawn))
+
+    recorder, compute = Recorder(), Compute(torch.device("cpu"), "fp32")
     train(
-        Training(classifier, optimizer, schedule, Stream()), Classification(), iterations=5, autocast=nullcontext,
-        graph=False,
-        log_every=2, checkpoint_every=4, log=lambda step, numbers: logged.append((step, numbers)),
-        checkpoint=lambda: saved.append(Stream.drawn), val_every=4, validate=lambda: {"val/error": 1.0},
-    )  # fmt: skip
+        Training(classifier, Classification(), optimizer, schedule, Stream(), compute),
+        Cadence(iterations=5, log_every=2, checkpoint_every=4, val_every=4, snapshot_every=2),
+        recorder,
+    )
+    logged = recorder.logged
     assert Stream.drawn == 5
     assert [step for step, _ in logged] == [2, 4, 5]
-    assert saved == [4, 5]
+    assert recorder.saved == [4, 5]
+    assert recorder.snapshots == [(0, 0), (2, 2), (4, 4)]
     assert [numbers["lr"] for _, numbers in logged] == pytest.approx([0.1, 0.01, 0.01])
     assert ["val/error" in numbers for _, numbers in logged] == [False, True, True]
     assert all(0 <= numbers["train/error"] <= 100 for _, numbers in logged)

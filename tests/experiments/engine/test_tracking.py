@@ -80,7 +80,7 @@ def test_an_offline_run_reads_back_as_result_json_says(configure, home, caplog):
     for key, value in result.metrics.items():
         assert held.summary[key] == pytest.approx(value, rel=1e-9), key
     for key in ("parameters", "test_fingerprint", "config_hash", "iterations", "wall_seconds"):
-        assert held.summary[key] == result[key], key
+        assert held.summary[key] == getattr(result, key), key
     assert held.summary["val/error"] == result.metrics["val_error"]  # what a sweep's search looks at
     assert "paper" not in held.summary and "difference" not in held.summary  # digits are not the paper's
 
@@ -92,7 +92,7 @@ def test_an_offline_run_reads_back_as_result_json_says(configure, home, caplog):
     (kept,) = held.artifacts["mnist_rts-st_cnn-affine-smoke-seed_2-result"]
     files = {file["path"]: Path(file["local_path"]) for file in kept["manifest"]["contents"]}
     assert set(files) == {"result.json", "config.json", "predictions.pt"}
-    assert json.loads(files["result.json"].read_text()) == result
+    assert json.loads(files["result.json"].read_text()) == result.to_dict()
     best, last = held.artifacts["mnist_rts-st_cnn-affine-smoke-seed_2-model"]
     assert "best" in best["aliases"] and "last" in last["aliases"]
     for artifact, name in ((best, "best.pt"), (last, "weights.pt")):

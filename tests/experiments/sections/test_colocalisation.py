@@ -59,7 +59,7 @@ def test_the_loss_is_the_mean_over_pairs_and_moves_the_localiser_alone(free):
     images, places = torch.rand(6, 1, 84, 84), 2 * torch.rand(6, 2) - 1
     loss, sums, aux = task.loss(model, (images, places))
     loss.backward()
-    assert all(p.grad is None for p in task.parameters())
+    assert all(p.grad is None for p in task.network.parameters())
     head = model.head
     assert head.weight.grad[1:].abs().sum() > 0
     assert (head.size_bias.grad != 0) == free  # the size is held at first

@@ -149,9 +149,9 @@ def test_why_a_run_failed_is_kept_in_its_directory_until_it_runs_again(configure
         run(cfg, told)
     folder = run_dir(cfg, told)
     assert rundir.failure(folder).startswith("A training batch of 100000 needs")
-    with rundir.telling_failure(folder):
+    with rundir.recorded_failure(folder):
         assert rundir.failure(folder) == ""
-    with pytest.raises(ZeroDivisionError), rundir.telling_failure(folder):
+    with pytest.raises(ZeroDivisionError), rundir.recorded_failure(folder):
         1 / 0  # noqa: B018
     assert rundir.failure(folder) == "ZeroDivisionError: division by zero"
 
