@@ -24,11 +24,10 @@ lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m mypy
 
 tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX, cost.md and the tables in README.md
-	$(PY) scripts/make_tables.py --page README.md
-	$(PY) scripts/cost.py --out results/cost.md --page README.md
+	$(PY) scripts/make_tables.py --page README.md --costs results/cost.md
 
 bench: $(STAMP)  ## measure speed again -> results/benchmarks.md and README.md; half an hour, on a machine left alone
-	$(PY) scripts/benchmark.py all --json results/benchmarks.json --readme README.md
+	$(PY) scripts/benchmark.py all --json results/benchmarks.json --page README.md
 
 setup: $(STAMP)  ## install into .venv; the other targets do it themselves
 

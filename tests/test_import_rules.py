@@ -14,7 +14,7 @@ FLOORS = ("engine", "report", "sections", "sweeps", "analysis", "benchmarks")
 SHARED_BY_SECTIONS = {"figures"}  # modules of sections/ that are no section
 GRID_SAMPLE = (
     "stn/sampler.py",
-    "experiments/benchmarks/peers.py",
+    "experiments/benchmarks/baselines.py",
 )  # the second is what others write, to compare with
 SCRIPT_LINES = 60
 

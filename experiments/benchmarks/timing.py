@@ -3,30 +3,39 @@
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-
-# What a side is made of: a module-level function that returns what is to be timed, and its work per call.
-Work = tuple[Callable[[], Any], int]
 
 
 @dataclass(frozen=True)
-class Side:
-    """label: for the table.   make: called with `arguments` in the side's process; returns (call, work per call)."""
+class Work:
+    """What is timed.
 
-    label: str
-    make: Callable[..., Work]
-    arguments: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        call: One repetition.
+        units: Images, steps or operations in one repetition; times are given for one of them.
+        prepare: Called before each repetition, and not timed.
+    """
+
+    call: Callable[[], Any]
+    units: int = 1
+    prepare: Callable[[], Any] = lambda: None
+
+
+Make = Callable[
+    [], Work
+]  # called in the process of the side; a function of a module, or functools.partial of one
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per unit of work (image or step), one a round."""
+    """Seconds for one unit of work, one value a round."""
 
     label: str
     seconds: list[float]
@@ -35,99 +44,85 @@ class Timing:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of times, round by round: its median and quartiles."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
+    @property
+    def ms(self) -> float:
+        """The median in milliseconds."""
+        return 1000 * self.median
 
 
-def ratio(over: Timing, under: Timing) -> Ratio:
-    """How many times longer `over` takes than `under`, from rounds in which both ran one after the other."""
-    values = [a / b for a, b in zip(over.seconds, under.seconds, strict=True)]
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Ratio(median, low, high)
+def ratio(over: Timing, under: Timing) -> dict[str, float]:
+    """How many times longer `over` takes than `under`, from rounds in which both ran one after the other.
 
-
-def in_turn(sides: Sequence[Side], *, rounds: int, at_least: float = 0.2, threads: int = 2) -> list[Timing]:
-    """A B A B ...: every round times each side once, in a process of its own, while the others wait.
-
-    rounds: measured, after one that is not.   at_least: seconds that one measurement lasts, in whole calls.
-    threads: of each side.   raises: RuntimeError where a side fails, with what it said.
+    Returns:
+        q1, median and q3 of the rounds' ratios.
     """
-    seconds: list[list[float]] = [[] for _ in sides]
+    quartiles = np.quantile(np.divide(over.seconds, under.seconds), [0.25, 0.5, 0.75])
+    return dict(zip(("q1", "median", "q3"), quartiles.tolist(), strict=True))
+
+
+def in_turn(
+    sides: Mapping[str, Make], *, rounds: int, at_least: float = 0.2, threads: int = 2
+) -> list[Timing]:
+    """Times A B A B ...: every round times each side once, while the others wait and nothing of theirs runs.
+
+    Args:
+        sides: Label -> what is timed; each gets a process of its own.
+        rounds: Measured rounds; one more comes first and is not counted.
+        at_least: Seconds of one measurement, in whole repetitions.
+        threads: Of each side.
+
+    Raises:
+        RuntimeError: Where a side fails, or has worker processes after its turn.
+    """
+    timings = [Timing(label, []) for label in sides]
     with ExitStack() as stack:
-        runners = [stack.enter_context(Runner(side, threads)) for side in sides]
+        runners = [stack.enter_context(Runner(make, threads)) for make in sides.values()]
         for i in range(rounds + 1):
-            for runner, times in zip(runners, seconds, strict=True):
-                measured = runner.measure(at_least)
+            for runner, timing in zip(runners, timings, strict=True):
+                try:
+                    seconds = runner.start(at_least).result()
+                except Exception as error:
+                    raise RuntimeError(f"{timing.label!r} failed: {type(error).__name__}: {error}") from error
                 if i:
-                    times.append(measured)
-    return [Timing(side.label, times) for side, times in zip(sides, seconds, strict=True)]
+                    timing.seconds.append(seconds)
+    return timings
 
 
-class Runner:
-    """A side in a process of its own: its allocator's settings, threads and data loaders touch no other side."""
+class Runner(ProcessPoolExecutor):
+    """A side in a process of its own: its allocator's settings and threads touch no other side."""
 
-    def __init__(self, side: Side, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, side, threads))
-        self._label = side.label
+    def __init__(self, make: Make, threads: int) -> None:
+        super().__init__(1, mp_context=multiprocessing.get_context("spawn"))
+        self._side = make, threads
 
-    def __enter__(self) -> "Runner":
-        self._process.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.is_alive():
-            self._pipe.send(None)
-        self._process.join(20)
-        if self._process.is_alive():
-            self._process.kill()
-
-    def measure(self, at_least: float) -> float:
-        """Seconds per unit of work."""
-        self.start(at_least)
-        return self.result()
-
-    def start(self, at_least: float) -> None:
-        self._pipe.send(at_least)
-
-    def result(self) -> float:
-        try:
-            answer = self._pipe.recv()
-        except EOFError:
-            raise RuntimeError(f"The process of {self._label!r} ended before it answered.") from None
-        if isinstance(answer, str):
-            raise RuntimeError(f"{self._label!r} failed: {answer}")
-        return answer
+    def start(self, at_least: float) -> Future[float]:
+        """Begins a turn of so many seconds; its result is the seconds for one unit of work."""
+        return self.submit(_turn, *self._side, at_least)
 
 
-def _serve(pipe: Connection, side: Side, threads: int) -> None:
-    try:
+_made: list[Work] = []  # in the process of a side: its work, once it is made
+
+
+def _turn(make: Make, threads: int, at_least: float) -> float:
+    if not _made:
         torch.set_num_threads(threads)
-        call, work = side.make(**side.arguments)
-        for _ in range(3):
-            call()
-        while (at_least := pipe.recv()) is not None:
-            calls, start = 0, time.perf_counter()
-            while (elapsed := time.perf_counter() - start) < at_least or not calls:
-                call()
-                calls += 1
-            _wait()
-            elapsed = time.perf_counter() - start
-            pipe.send(elapsed / (calls * work))
-    except Exception as error:
-        pipe.send(f"{type(error).__name__}: {error}")
+        _made.append(make())
+        _measure(_made[0], 0.1)  # brings lazily made buffers into being
+    seconds = _measure(_made[0], at_least)
+    if workers := multiprocessing.active_children():
+        raise RuntimeError(f"{len(workers)} of its worker processes would run in the others' turns.")
+    return seconds
 
 
-def _wait() -> None:
+def _measure(work: Work, at_least: float) -> float:
+    calls, elapsed = 0, 0.0
+    while elapsed < at_least or not calls:
+        work.prepare()
+        start = time.perf_counter()
+        work.call()
+        elapsed += time.perf_counter() - start
+        calls += 1
+    start = time.perf_counter()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return (elapsed + time.perf_counter() - start) / (calls * work.units)

@@ -1,6 +1,5 @@
 """How long a run takes, on the evidence of finished ones: of its own cell, else of the nearest that has any."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from experiments.engine.compute import device_name
 from experiments.engine.identity import identity, transform_name
 from experiments.engine.result import Result
 from experiments.report import Row, Table
+from experiments.report.costs import duration
 
 SHOWN = 3  # columns that a source names
 
@@ -45,10 +45,6 @@ class Estimate:
         return f"{'about ' if self.near else '~'}{duration(self.seconds)}" + (
             f" ({self.source})" if self.source else ""
         )
-
-
-def duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(round(seconds / 60), 1)} min"
 
 
 def device_of(overrides: Iterable[str], threads: int | None = None) -> str:
@@ -175,13 +171,6 @@ def place_of(config: dict[str, Any], tables: Sequence[Table]) -> tuple[Table, Ro
         if found and found[0] in table.rows and found[1] in table.columns:
             return table, *found
     return None
-
-
-def kind(config: dict[str, Any]) -> str:
-    """The same for runs that need the same time for an image, whatever the seed, the digits, the weights at first."""
-    trainer = config["trainer"]
-    parts = [_network(config), _images(config), trainer["name"], trainer["batch_size"]]
-    return json.dumps(parts, sort_keys=True)
 
 
 def _transform(config: dict[str, Any]) -> str | None:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from experiments.engine.build import UserError
 from experiments.engine.cli import BUSY
 from experiments.engine.configuration import composing
 from experiments.engine.files import ROOT
-from experiments.engine.identity import decides, identity
+from experiments.engine.identity import config_hash, decides, identity
 from experiments.engine.machine import threads_of, usual_jobs
 from experiments.engine.result import Result
 from experiments.report import Row, Table, details
@@ -207,6 +208,36 @@ def evidence(runs: Sequence[Run]) -> list[Finished]:
     paths = [path for root in published for path in root.glob("*/*.json")]
     paths += [path for root in folders for path in root.glob("*/*/seed_*/result.json")]
     return estimates.finished_runs(paths)
+
+
+def missing(
+    finished: Sequence[Result], *, seeds: Sequence[int] = (0, 1, 2)
+) -> tuple[dict[tuple[str, str], list[float | None]], str]:
+    """The runs that the tables lack under the schedules paper and fast, and how long each would take.
+
+    Args:
+        finished: Every finished run; they alone decide, not the run directories of this machine.
+        seeds: Of every cell.
+
+    Returns:
+        (table title, schedule) -> seconds of each missing run, None where nothing like it is finished; and the device
+        that the seconds are for: the one that most finished runs used.
+    """
+    known = {config_hash(result.config) for result in finished}
+    evidence = [Finished(identity(r.config), r.wall_seconds, r.device) for r in finished]
+    evidence = [run for run in evidence if run.seconds_per_image > 0]
+    devices = Counter(result.device for result in finished)
+    device = max(sorted(devices), key=lambda name: devices[name], default="")
+    definitions = list(TABLES.values())
+    found: dict[tuple[str, str], list[float | None]] = {}
+    for name, table in TABLES.items():
+        for trainer in ("paper", "fast"):
+            runs = plan(name, trainer=trainer, seeds=seeds, results=ROOT / "results")
+            lacking = [run for run in runs if config_hash(run.config) not in known]
+            each = [estimates.estimate(run.config, evidence, device, definitions) for run in lacking]
+            schedule = str(runs[0].config["trainer"]["name"])
+            found[table.title, schedule] = [one.seconds if one else None for one in each]
+    return found, device
 
 
 def _last_step(path: Path) -> int:

@@ -125,10 +125,3 @@ def test_the_device_is_that_of_the_run(monkeypatch, overrides, threads, cuda, na
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     monkeypatch.setattr(estimates, "device_name", lambda device, threads: (device.type, threads))
     assert estimates.device_of(overrides, threads) == name
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(5, "1 min"), (2700, "45 min"), (5400, "1.5 h"), (11160, "3.1 h")]
-)
-def test_durations(seconds, text):
-    assert estimates.duration(seconds) == text

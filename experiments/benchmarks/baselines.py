@@ -1,4 +1,4 @@
-"""What ours is compared with: the networks as tutorials write them, and the libraries that people use."""
+"""What ours is compared with: networks and data pipelines as tutorials write them, torchvision and kornia."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -13,12 +13,16 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 from experiments.benchmarks.timing import Work
+from stn.datasets.mnist import DataNotFoundError, load_digits, load_mnist
+from stn.sampler import sample
 from stn.transforms import Affine, Projective, ThinPlateSpline, Transform
 
 # --- Networks: plain float32 modules, the way a first version is written -----------------------------------------
 
 
 class PlainCNN(nn.Module):
+    """The paper's CNN: two convolutions, each pooled, and a classifier."""
+
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, width, 9)
@@ -33,6 +37,8 @@ class PlainCNN(nn.Module):
 
 
 class PlainFCN(nn.Module):
+    """The paper's fully connected network."""
+
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(side * side, width)
@@ -82,7 +88,7 @@ def plain_network(model: str, side: int, width: int, pool: int = 1) -> nn.Module
 
 
 def copy_parameters(source: nn.Module, target: nn.Module) -> None:
-    """raises: ValueError where they are not the same network."""
+    """Copies in order of definition.   raises: ValueError where they are not the same network."""
     pairs = list(zip(source.parameters(), target.parameters(), strict=True))
     with torch.no_grad():
         for a, b in pairs:
@@ -91,35 +97,65 @@ def copy_parameters(source: nn.Module, target: nn.Module) -> None:
             b.copy_(a)
 
 
-def plain_step(
-    model: str, side: int, width: int, pool: int = 1, experiment: str | None = None, device: str = "cpu"
-) -> Work:
-    """A training step of 256 images, eager float32.   experiment: whose pipeline feeds it; None: one batch."""
-    network = plain_network(model, side, width, pool).to(device)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    batch = torch.rand(256, 1, side, side), torch.randint(10, (256,))
-    data = None if experiment is None else loader(experiment, len(mnist_digits()), "torchvision")
-    batches = iter(lambda: batch, None) if data is None else _endless(data)
+def plain_step(model: str, side: int, width: int, pool: int = 1, experiment: str | None = None) -> Work:
+    """A training step of 256 images in eager float32; a unit is a step.
 
-    def step() -> None:
-        images, labels = next(batches)
+    Args:
+        model, side, width, pool: As for `plain_network`.
+        experiment: Whose torchvision pipeline feeds it; None for one batch for ever.
+    """
+    network = plain_network(model, side, width, pool)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+
+    def step(batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
         optimizer.zero_grad()
-        F.cross_entropy(network(images.to(device)), labels.to(device)).backward()
+        F.cross_entropy(network(images), labels).backward()
         optimizer.step()
 
-    return step, 1
+    if experiment is not None:
+        return epoch_of(TorchvisionDigits(experiment, EPOCH * 256, "torchvision"), step, EPOCH)
+    batch = torch.rand(256, 1, side, side), torch.randint(10, (256,))
+    return Work(lambda: step(batch))
 
 
 # --- Data: a Dataset that distorts one digit at a time with torchvision, and a DataLoader with two workers --------
 
+EPOCH = 32  # batches of an epoch of `plain_step`
 
-def mnist_digits() -> Tensor:
-    from stn.datasets.mnist import DataNotFoundError, load_digits, load_mnist
 
+def epoch_of(data: Dataset[Any], use: Callable[[Any], object], units: int) -> Work:
+    """Passes over a data set, in batches of 256, each with new worker processes.
+
+    The workers start before the clock, and have ended with the pass: an epoch takes no batch that it did not make,
+    makes none that it does not take, and leaves nothing running.
+    """
+    loader = DataLoader(data, batch_size=256, shuffle=True, num_workers=2)
+    passes: list[Iterator[Any]] = []
+
+    def epoch() -> None:
+        for batch in passes.pop():
+            use(batch)
+
+    return Work(epoch, units, prepare=lambda: passes.append(iter(loader)))
+
+
+def torchvision_pipeline(experiment: str, size: int, kind: str) -> Work:
+    """An epoch of `size` digits; a unit is an image."""
+    return epoch_of(TorchvisionDigits(experiment, size, kind), lambda batch: None, size)
+
+
+def has_mnist() -> bool:
     try:
-        return load_mnist(download=False).train_images
+        load_mnist(download=False)
     except DataNotFoundError:
-        return load_digits().train_images
+        return False
+    return True
+
+
+def digits() -> Tensor:
+    """MNIST's training digits, else those that come with scikit-learn: uint8, (n, 1, 28, 28)."""
+    return (load_mnist(download=False) if has_mnist() else load_digits()).train_images
 
 
 def tv_rotate(image: Tensor, angle: float) -> Tensor:
@@ -194,7 +230,7 @@ def _draw_spline(image: Tensor, images: Tensor) -> Tensor:
 
 def _draw_clutter(image: Tensor, images: Tensor) -> Tensor:
     left, top = random.randint(0, 32), random.randint(0, 32)
-    patches = []
+    patches: list[tuple[Tensor, int, int]] = []
     while len(patches) < 6:
         row, column = random.randint(0, 54), random.randint(0, 54)
         if top - 6 < row < top + 28 and left - 6 < column < left + 28:
@@ -216,12 +252,17 @@ KINDS = ("torchvision", "functional", "PIL")
 
 
 class TorchvisionDigits(Dataset[tuple[Tensor, int]]):
-    """kind: "torchvision", PIL digits through a v2.Compose as torchvision's guides build it; "functional", float
-    tensors straight into its functions; "PIL", R only: the PIL image is turned, in bytes, and made a tensor afterwards.
+    """Distorted digits, one at a time; every label is 0.
+
+    Args:
+        experiment: A key of `DRAWS`.
+        size: Of the data set; the digits are repeated or cut.
+        kind: "torchvision", PIL digits through a v2.Compose as torchvision's guides build it; "functional", float
+            tensors straight into its functions; "PIL", R only: the PIL image is turned in bytes, then made a tensor.
     """
 
     def __init__(self, experiment: str, size: int, kind: str) -> None:
-        self.images, self.size = mnist_digits(), size
+        self.images, self.size = digits(), size
         self.pixels = self.images.squeeze(1).numpy()
         self.draw, self.functional = DRAWS[experiment], kind == "functional"
         self.compose = None if self.functional else _compose(experiment, kind, self.images)
@@ -237,6 +278,8 @@ class TorchvisionDigits(Dataset[tuple[Tensor, int]]):
 
 
 class Distort(v2.Transform):
+    """One of `DRAWS` as a torchvision transform."""
+
     def __init__(self, experiment: str, images: Tensor) -> None:
         super().__init__()
         self.draw, self.images = DRAWS[experiment], images
@@ -259,27 +302,6 @@ def _compose(experiment: str, kind: str, images: Tensor) -> Callable[[Any], Tens
     return v2.Compose([*to_tensor, Distort(experiment, images)])
 
 
-def loader(experiment: str, size: int, kind: str) -> DataLoader[Any]:
-    data = TorchvisionDigits(experiment, size, kind)
-    return DataLoader(data, batch_size=256, shuffle=True, num_workers=2, persistent_workers=True)
-
-
-def _endless(batches: DataLoader[Any]) -> Iterator[Any]:
-    while True:
-        yield from batches
-
-
-def torchvision_pipeline(experiment: str, size: int, kind: str = "torchvision") -> Work:
-    """An epoch of `size` digits: between measurements the workers are idle."""
-    batches = loader(experiment, size, kind)
-
-    def epoch() -> None:
-        for _ in batches:
-            pass
-
-    return epoch, size
-
-
 TRANSFORMS: dict[str, Callable[[], Transform]] = {
     "affine": Affine,
     "projective": Projective,
@@ -294,13 +316,13 @@ def kornia_affine(batch: int = 256) -> Work:
     from kornia.augmentation import RandomAffine
 
     augment = RandomAffine(45.0, translate=(0.15, 0.15), scale=(0.7, 1.2), align_corners=False, p=1.0)
-    pixels = mnist_digits()
+    pixels = digits()
 
     def call() -> Tensor:
         drawn = pixels[torch.randint(len(pixels), (batch,))].float() / 255
         return augment(F.pad(drawn, (7, 7, 7, 7)))
 
-    return call, batch
+    return Work(call, batch)
 
 
 def kornia_warp(transform: str, image: Tensor, theta: Tensor) -> Tensor:
@@ -334,21 +356,18 @@ def _spline_weights(control: Tensor, moved: Tensor) -> Tensor:
     return torch.linalg.solve(system, torch.cat([moved, zeros[:, :, :2]], 1))
 
 
-def warp_step(transform: str, channels: int, batch: int, kornia: bool, side: int = 28) -> Work:
-    """Grid and sample, forward and backward into image and theta.   kornia: theirs or ours."""
-    from stn.sampler import sample
+def warp_step(transform: str, channels: int, batch: int, kornia: bool) -> Work:
+    """Grid and sampling of 28x28 images, forward and backward into image and theta; a unit is an image.
 
+    kornia: theirs, else ours.
+    """
     family = TRANSFORMS[transform]()
-    image = torch.rand(batch, channels, side, side, requires_grad=True)
+    image = torch.rand(batch, channels, 28, 28, requires_grad=True)
     theta = (family.identity() + 0.05 * torch.randn(batch, family.num_params)).requires_grad_()
-    upstream = torch.rand(batch, channels, side, side)
+    upstream = torch.rand(batch, channels, 28, 28)
 
     def call() -> None:
-        out = (
-            kornia_warp(transform, image, theta)
-            if kornia
-            else sample(image, family.grid(theta, (side, side)))
-        )
+        out = kornia_warp(transform, image, theta) if kornia else sample(image, family.grid(theta, (28, 28)))
         torch.autograd.grad(out, (image, theta), upstream)
 
-    return call, batch
+    return Work(call, batch)
