@@ -36,6 +36,7 @@ NOT_IDENTITY: dict[str, str] = {
 SOURCES: dict[str, str] = {
     "transform": "stands in the model, where the model has a transformer",
     "backbone": "stands in the model, where the model has a backbone",
+    "requires": "names keys under which the overrides of a required run stand",
     "pool": "earlier runs: stands in the model",
     "fast": "earlier runs: stands in the trainer and the optimiser",
     "smoke": "earlier runs: stands in the trainer and the optimiser",

@@ -21,10 +21,12 @@ from experiments.engine import checkpoint, identity, rundir, telling
 from experiments.engine.build import UserError, build
 from experiments.engine.compute import DEVICES, PRECISIONS, Compute, choose
 from experiments.engine.distributed import Group, joined
+from experiments.engine.durations import duration
 from experiments.engine.files import ROOT, write_atomically
 from experiments.engine.interfaces import Section
 from experiments.engine.loop import Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
+from experiments.engine.required import with_run_dirs
 from experiments.engine.result import Result
 from experiments.engine.tracking import MODES, under_agent
 from stn.datasets.mnist import stream_seed
@@ -158,7 +160,7 @@ def put_back(node: Any, circumstances: dict[str, Any]) -> None:
 def _run(cfg: DictConfig, section: Section | None, folder: Path, group: Group) -> Result:
     compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
     data, model = assemble(cfg, compute.device)
-    task = build(cfg.task)
+    task = build(with_run_dirs(cfg).task)
     if isinstance(task, nn.Module):  # one with a network of its own
         task.to(compute.device)
     model = group.prepare(model, task)
@@ -335,15 +337,8 @@ def _announce(
     log.info(
         "%s %s, %s parameters, %s steps of %d on %s in %s: about %s (%.0f ms a step).%s",
         cfg.experiment, what, f"{parameters:,}", f"{cfg.trainer.iterations - training.step:,}", cfg.trainer.batch_size,
-        compute.name, compute.precision, _duration(left), 1000 * step_seconds, hint,
+        compute.name, compute.precision, duration(left), 1000 * step_seconds, hint,
     )  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}" if unit != "min" else f"{seconds / size:.0f} min"
-    return f"{seconds:.0f} s"
 
 
 def git_revision() -> dict[str, Any]:
