@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm lint tables bench clean
+.PHONY: help setup demo test test-slurm lint format docs tables bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -12,7 +12,7 @@ help:  ## list these targets
 demo: $(STAMP)  ## train an ST-CNN for a minute on digits that come with scikit-learn
 	$(PY) train.py experiment=mnist_rts dataset=digits trainer=smoke
 
-test: lint  ## lint, then run the tests on two cores
+test: lint  ## lint, then run the tests on two cores; they build the documentation too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal
 
 test-slurm: $(STAMP)  ## sweeps on a Slurm of one node, preempted; root on a throw-away Debian, nothing elsewhere
@@ -23,16 +23,23 @@ lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX, cost.md and the tables in README.md
+format: $(STAMP)  ## format the code, and mend what ruff can mend
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+docs: $(STAMP)  ## README.md, docs/ and docstrings -> site/index.html, which opens from disk
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX, cost.md and the headline table in README.md
 	$(PY) scripts/make_tables.py --page README.md --costs results/cost.md
 
-bench: $(STAMP)  ## measure speed again -> results/benchmarks.md and README.md; half an hour, on a machine left alone
-	$(PY) scripts/benchmark.py all --json results/benchmarks.json --page README.md
+bench: $(STAMP)  ## measure speed again -> results/benchmarks.md, docs/speed.md; half an hour, on a machine left alone
+	$(PY) scripts/benchmark.py all --json results/benchmarks.json --page docs/speed.md
 
 setup: $(STAMP)  ## install into .venv; the other targets do it themselves
 
 clean:  ## remove caches and build products; keeps .venv, data/ and outputs/
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Redone only when a requirement changes. uv does the installing: it keeps to the pinned versions and is many times faster.

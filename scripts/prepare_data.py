@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from stn.datasets.birds import install
+from stn.datasets.bird_archives import install
 
 
 def main() -> int:

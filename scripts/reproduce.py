@@ -15,6 +15,7 @@ from experiments.engine.build import UserError
 from experiments.engine.files import ROOT
 from experiments.engine.overrides import Overrides
 from experiments.sweeps.job import INTERRUPTED, exit_status
+from experiments.sweeps.pool import parse_jobs
 from experiments.sweeps.reproduce import (
     ALL,
     LAUNCHER,
@@ -22,7 +23,6 @@ from experiments.sweeps.reproduce import (
     launch,
     overview,
     parse_budget,
-    parse_jobs,
     parse_seeds,
     plan,
     reproduce,
@@ -44,14 +44,18 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, help="runs at a time (one a core; one on a GPU)")
     parser.add_argument("--launcher", help="local or slurm (with hydra.launcher.partition=...): one sweep")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
-    parser.add_argument("--no-publish", action="store_true", help="train only; needed where code is not committed")
+    parser.add_argument(
+        "--no-publish", action="store_true", help="train only; needed where code is not committed"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what is missing and how long it takes")
     parser.add_argument("--list", action="store_true", help="with --dry-run: a line for each missing run too")
     args = parser.parse_intermixed_args()  # overrides may stand behind options
     try:
         settings = Overrides.parse(args.overrides).below(LAUNCHER).words
         if args.launcher and (args.jobs is not None or args.budget):
-            raise UserError("--budget and --jobs are for runs on this machine: leave them out with --launcher.")
+            raise UserError(
+                "--budget and --jobs are for runs on this machine: leave them out with --launcher."
+            )
         if settings and not args.launcher:
             raise UserError(f"{settings[0]} is a launcher's: give --launcher too.")
         seeds, budget = parse_seeds(args.seeds), parse_budget(args.budget)

@@ -1,4 +1,4 @@
-"""A convolution whose input gradient is cheap: what a spatial transformer on the input costs most on a CPU."""
+"""A convolution with a fast input gradient: behind a spatial transformer, the slowest part of a step on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +12,23 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["Conv2d", "plain_operations"]
 
-FEW = 4  # input channels up to which the band's product beats PyTorch's own input gradient
+MAX_CHANNELS = 4  # of the input, up to which the band's product is faster than PyTorch's own input gradient
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 
 @contextmanager
 def plain_operations() -> Iterator[None]:
-    """Within it, `Conv2d` is PyTorch's own in every case: what the fast path is compared with."""
+    """A context in which `Conv2d` is PyTorch's own in every case, to compare the fast gradient with.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with plain_operations():
+        ...     out = Conv2d(1, 2, 9)(torch.rand(1, 1, 28, 28, requires_grad=True))
+        >>> type(out.grad_fn).__name__
+        'ConvolutionBackward0'
+    """
     token = _plain.set(True)
     try:
         yield
@@ -27,11 +37,19 @@ def plain_operations() -> Iterator[None]:
 
 
 class Conv2d(nn.Conv2d):
-    """torch.nn.Conv2d, with a faster gradient with respect to an input of one to four channels on the CPU.
+    """torch.nn.Conv2d with a faster gradient in an input of one to four channels on the CPU.
 
-    Same parameters, same result up to rounding. Behind a spatial transformer the first convolution needs that gradient,
-    and for one channel under a 9x9 kernel PyTorch's takes most of that layer's time on a CPU (`scripts/benchmark.py
-    tricks` measures it). Differentiable once; everywhere else, and within `plain_operations`, it is PyTorch's.
+    Parameters and arguments are those of torch.nn.Conv2d, and the result is the same up to rounding. Behind a spatial
+    transformer the first convolution needs the gradient in its input; for one channel and a 9x9 kernel PyTorch's own
+    takes most of that layer's time on a CPU (`scripts/benchmark.py tricks` measures it). The fast gradient can be
+    differentiated once. In all other cases, and within `plain_operations`, PyTorch's is used.
+
+    Example:
+        >>> image = torch.rand(2, 1, 28, 28, requires_grad=True)
+        >>> layer = Conv2d(1, 4, 9)
+        >>> layer(image).sum().backward()
+        >>> layer(image).shape, image.grad.shape
+        (torch.Size([2, 4, 20, 20]), torch.Size([2, 1, 28, 28]))
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -43,20 +61,20 @@ class Conv2d(nn.Conv2d):
         return _BandGradient.apply(input.to(dtype), self.weight.to(dtype), bias, tile)
 
     def _tile(self, image: Tensor) -> int | None:
-        """How many outputs of a row one band makes, or None where PyTorch's own gradient is to be taken."""
+        """The number of outputs of a row that one band gives, or None where PyTorch's own gradient is used."""
         usual = (self.stride, self.padding, self.dilation, self.groups) == ((1, 1), (0, 0), (1, 1), 1)
         if not (image.requires_grad and torch.is_grad_enabled() and image.device.type == "cpu"):
             return None
-        if not usual or self.in_channels > FEW or image.ndim != 4 or _plain.get():
+        if not usual or self.in_channels > MAX_CHANNELS or image.ndim != 4 or _plain.get():
             return None
         kernel, outputs = self.kernel_size[1], image.shape[-1] - self.kernel_size[1] + 1
-        # A band computes (tile + kernel - 1) / kernel as much as is needed: small tiles, that divide the row.
+        # A band computes (tile + kernel - 1) / kernel times what is needed, so tiles are small; they divide the row.
         tile = next((t for t in range(4, outputs + 1) if outputs % t == 0), outputs)
         return tile if 0 < tile <= 4 * kernel else None
 
 
 class _BandGradient(torch.autograd.Function):
-    """F.conv2d, but the input gradient is one matrix product with the kernel laid out as a band, and shifted sums."""
+    """F.conv2d whose input gradient is one matrix product with the kernel as a band matrix, and shifted sums."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, tile: int) -> Tensor:
@@ -76,14 +94,14 @@ class _BandGradient(torch.autograd.Function):
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, tile: int) -> Tensor:
-    """grad: (B, F, Ho, Wo), Wo a multiple of `tile`.   weight: (F, C, kh, kw).   returns: (B, C, H, W)."""
+    """grad (B, F, Ho, Wo), Wo a multiple of `tile`; weight (F, C, kh, kw) -> (B, C, H, W)."""
     batch, filters, ho, wo = grad.shape
     _, channels, kh, kw = weight.shape
     tiles, columns = wo // tile, tile + kw - 1  # one tile of a row's outputs sees `columns` input columns
-    # Per image row and tile: (outputs x filters) times the band gives the kh rows of columns that they came from.
+    # For each image row and tile, (outputs x filters) times the band gives the kh rows of columns they depend on.
     product = grad.permute(0, 2, 3, 1).reshape(-1, tile * filters) @ _band(weight, tile)
     parts = product.view(batch, ho, tiles, kh, columns, channels)
-    # These overlap, and are summed where they belong; in float32, since bfloat16 would round every partial sum.
+    # The rows and columns overlap and are summed, in float32: bfloat16 would round every partial sum.
     total = grad.new_zeros(
         batch, ho + kh - 1, wo + kw - 1, channels, dtype=torch.promote_types(grad.dtype, torch.float32)
     )
@@ -94,9 +112,9 @@ def _input_gradient(grad: Tensor, weight: Tensor, tile: int) -> Tensor:
 
 
 def _band(weight: Tensor, tile: int) -> Tensor:
-    """The kernel as a matrix: entry [(o, f), (y, x, c)] is weight[f, c, y, x - o], 0 where x - o is not in the kernel.
+    """The kernel (F, C, kh, kw) as a matrix (tile * F, kh * (tile + kw - 1) * C).
 
-    weight: (F, C, kh, kw).   returns: (tile * F, kh * (tile + kw - 1) * C).
+    Entry [(o, f), (y, x, c)] is weight[f, c, y, x - o], or 0 where x - o is outside of the kernel.
     """
     filters, channels, kh, kw = weight.shape
     band = weight.new_zeros(tile, filters, kh, tile + kw - 1, channels)

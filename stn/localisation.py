@@ -1,4 +1,8 @@
-"""Localisation networks: U -> features (paper section 3.1). The head that makes theta of them is in `Head`."""
+"""Localisation networks: from an image to theta (paper section 3.1).
+
+A localisation network is a trunk (image -> features) and a head (features -> theta). The trunks of the paper are here;
+any other module works as a trunk.
+"""
 
 import math
 from itertools import pairwise
@@ -8,13 +12,22 @@ from torch import Tensor, nn
 
 from stn.transforms import Transform
 
-__all__ = ["ConvTrunk", "ConvTrunk3d", "FCTrunk", "Head"]
+__all__ = ["ConvTrunk", "ConvTrunk3d", "FCTrunk", "Head", "LocalisationNetwork", "count_features"]
 
 
 class FCTrunk(nn.Sequential):
-    """Fully connected layers with ReLU, on the flattened image; the paper's ST-FCN has three of 32 (section 4.1).
+    """Fully connected layers with ReLU on the flattened image: the trunk of the paper's ST-FCN (section 4.1).
 
-    in_shape: (C, H, W).   forward: (B, C, H, W) -> (B, out_features).
+    Args:
+        in_shape: (C, H, W) of the image.
+        hidden: units of each layer; the paper has three layers of 32.
+
+    Shape:
+        (B, C, H, W) -> (B, hidden[-1]).
+
+    Example:
+        >>> FCTrunk((1, 28, 28))(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 32])
     """
 
     def __init__(self, in_shape: tuple[int, int, int], *, hidden: tuple[int, ...] = (32, 32, 32)) -> None:
@@ -27,11 +40,25 @@ class FCTrunk(nn.Sequential):
 
 
 class ConvTrunk(nn.Sequential):
-    """The ST-CNN's trunk (section 4.1): half size, 5x5 convolution, 2x2 max-pool, 5x5 convolution, fully connected.
+    """The trunk of the paper's ST-CNN (section 4.1).
 
-    in_shape: (C, H, W), at least 25 pixels a side: fewer leave the second convolution nothing.
-    Pooling is ceil-mode, no padding, ReLU.   forward: (B, C, H, W) -> (B, out_features).
-    raises: ValueError for an image too small.
+    2x2 average pooling, 5x5 convolution, 2x2 max-pooling, 5x5 convolution, one fully connected layer. ReLU throughout,
+    no padding. Pooling is ceil-mode: a last, incomplete window counts.
+
+    Args:
+        in_shape: (C, H, W) of the image, at least 25 pixels a side.
+        filters: of each convolution.
+        features: units of the fully connected layer.
+
+    Shape:
+        (B, C, H, W) -> (B, features).
+
+    Raises:
+        ValueError: The image is too small for the second convolution.
+
+    Example:
+        >>> ConvTrunk((1, 28, 28))(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 20])
     """
 
     def __init__(self, in_shape: tuple[int, int, int], *, filters: int = 20, features: int = 20) -> None:
@@ -59,11 +86,26 @@ class ConvTrunk(nn.Sequential):
 
 
 class ConvTrunk3d(nn.Sequential):
-    """For volumes: averaged down to about 16 voxels a side, two convolutions with a max-pool between, fully connected.
+    """A convolutional trunk for volumes.
 
-    The paper does not say what its 3-D localisation network is (appendix A.3); this is `ConvTrunk` with an axis more.
-    in_shape: (C, D, H, W), at least 15 voxels a side.   forward: (B, C, D, H, W) -> (B, out_features).
-    raises: ValueError for a volume too small.
+    Average pooling to about 16 voxels a side, two convolutions with a max-pooling between them, one fully connected
+    layer. The paper does not describe its 3-D localisation network (appendix A.3); this one is `ConvTrunk` with one
+    more axis.
+
+    Args:
+        in_shape: (C, D, H, W) of the volume, at least 15 voxels a side.
+        filters: of the second convolution; the first has half as many.
+        features: units of the fully connected layer.
+
+    Shape:
+        (B, C, D, H, W) -> (B, features).
+
+    Raises:
+        ValueError: The volume is too small.
+
+    Example:
+        >>> ConvTrunk3d((1, 32, 32, 32))(torch.rand(2, 1, 32, 32, 32)).shape
+        torch.Size([2, 20])
     """
 
     def __init__(self, in_shape: tuple[int, int, int, int], *, filters: int = 16, features: int = 20) -> None:
@@ -89,12 +131,27 @@ class ConvTrunk3d(nn.Sequential):
 
 
 class Head(nn.Linear):
-    """The last layer: features -> theta, started at a fixed pose: zero weights, bias = start (section 4).
+    """The regression layer of a localisation network: features -> theta (section 3.1).
 
-    count: of transformers that it speaks for, theirs one after the other.
-    start: (count * num_params,), the transform's identity for each unless given.
-    forward: (B, in_features) -> (B, count * num_params), float32 under autocast too: bf16 has 8 bits, a step of 0.004
-    near 1.
+    It starts at a fixed theta for every image: zero weights, and the start as bias (section 4). It computes in float32
+    under autocast too: bfloat16 has 8 significant bits, a step of 0.004 near 1.
+
+    Args:
+        in_features: number of features.
+        transform: gives the number of parameters, and the identity as default start.
+        start: (count * num_params,), theta at the start, one transformer after the other. None: the identity for each.
+        count: number of transformers whose theta this layer predicts.
+
+    Shape:
+        (B, in_features) -> (B, count * num_params), in the dtype of the weights.
+
+    Raises:
+        ValueError: `start` has another shape.
+
+    Example:
+        >>> from stn.transforms import Translation
+        >>> Head(4, Translation(), start=torch.tensor([0.5, 0.0]))(torch.rand(1, 4)).tolist()
+        [[0.5, 0.0]]
     """
 
     def __init__(
@@ -113,3 +170,83 @@ class Head(nn.Linear):
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             return nn.functional.linear(features.to(self.weight.dtype), self.weight, self.bias)
+
+
+class LocalisationNetwork(nn.Module):
+    """A trunk and a head: image -> theta of one transformer, or of several that share the network (section 3.1).
+
+    Args:
+        localisation: the trunk, any module (B, C, H, W) -> (B, features) whose number of features `count_features` can
+            tell.
+        transform: gives the number of parameters, and the identity as default start.
+        starts: (K, num_params), theta of each of the K transformers at the start. None: one that starts at the
+            identity.
+        head: module features -> theta (B, num_params) of one transformer, in place of `Head`. It sets its own start.
+
+    Shape:
+        (B, C, H, W) -> (B, K, num_params).
+
+    Raises:
+        ValueError: The number of features is unknown, `starts` has another shape, or `starts` and `head` are both
+            given.
+
+    Example:
+        >>> from stn.transforms import Translation
+        >>> starts = torch.tensor([[-0.5, 0.0], [0.5, 0.0]])
+        >>> network = LocalisationNetwork(FCTrunk((1, 28, 28)), Translation(), starts=starts)
+        >>> network(torch.rand(1, 1, 28, 28)).tolist()
+        [[[-0.5, 0.0], [0.5, 0.0]]]
+    """
+
+    def __init__(
+        self,
+        localisation: nn.Module,
+        transform: Transform,
+        *,
+        starts: Tensor | None = None,
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if head is not None and starts is not None:
+            raise ValueError("starts is of the built-in head: a head of your own sets its own start.")
+        if starts is not None and (starts.ndim != 2 or starts.shape[1] != transform.num_params):
+            raise ValueError(
+                f"starts must be of shape (K, {transform.num_params}), not {tuple(starts.shape)}."
+            )
+        self.count = 1 if starts is None else len(starts)
+        self.localisation = localisation
+        if head is None:
+            start = None if starts is None else starts.flatten()
+            head = Head(count_features(localisation), transform, start=start, count=self.count)
+        self.head = head
+
+    def forward(self, image: Tensor) -> Tensor:
+        theta: Tensor = self.head(self.localisation(image))
+        return theta.unflatten(1, (self.count, -1))
+
+
+def count_features(trunk: nn.Module) -> int:
+    """The number of features that a trunk gives.
+
+    Args:
+        trunk: a module with an attribute `out_features`, or one whose last `nn.Linear` gives the features.
+
+    Returns:
+        The number of features.
+
+    Raises:
+        ValueError: The trunk has neither.
+
+    Example:
+        >>> count_features(nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU()))
+        16
+    """
+    features = getattr(trunk, "out_features", None)
+    if features is None:
+        linears = [module for module in trunk.modules() if isinstance(module, nn.Linear)]
+        features = linears[-1].out_features if linears else None
+    if features is None:
+        raise ValueError(
+            f"The number of features that {type(trunk).__name__} gives is unknown: set its `out_features` attribute."
+        )
+    return int(features)

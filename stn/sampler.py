@@ -11,18 +11,33 @@ PADDINGS = ("zeros", "border")
 
 
 def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str = "zeros") -> Tensor:
-    """The image's values at the grid's points, interpolated (paper eq. 5) or the nearest pixel's (eq. 4).
+    """Samples an image at the points of a grid (paper section 3.3).
 
-    Convention: grid in (x, y) order, -1 to 1 between the image's outer edges (`align_corners=False`). Outside the
-    image: 0 ("zeros") or the nearest edge pixel ("border"). Runs in float32 (float64 if either input is) under
-    autocast too, since half-precision coordinates miss by 0.4 px at 224. Differentiable in the image, and for
-    "bilinear" in the grid (eqs. 6-7).
+    Convention: the grid is in (x, y) order, from -1 to 1 between the image's outer edges (`align_corners=False`).
 
-    image: (B, C, H, W).   grid: (B, h, w, 2).   returns: (B, C, h, w) in the image's dtype.
-    Volumes (B, C, D, H, W) take grids (B, d, h, w, 3) in (x, y, z) order; "bilinear" is then trilinear (appendix A.3).
-    raises: ValueError for an unknown mode or padding or mismatched shapes, FloatingPointError for a non-finite
-    grid (checked first: with border padding it would crash the backward pass on CPU). The check is left out while
-    a CUDA graph is captured, where nothing may wait for the device.
+    Differentiable in the image, and with "bilinear" in the grid (eqs. 6-7). It computes in float32, or in float64 if
+    either input is, under autocast too: coordinates in half precision miss by 0.4 pixels at 224.
+
+    Args:
+        image: (B, C, H, W), or a volume (B, C, D, H, W).
+        grid: (B, h, w, 2); for a volume (B, d, h, w, 3), in (x, y, z) order.
+        mode: "bilinear", for a volume trilinear (eq. 5, appendix A.3); or "nearest", the nearest pixel (eq. 4).
+        padding: what is outside of the image: "zeros", or "border", the nearest pixel of the edge.
+
+    Returns:
+        (B, C, h, w) or (B, C, d, h, w), in the dtype of the image.
+
+    Raises:
+        ValueError: The mode or padding is unknown, or the shapes do not fit.
+        FloatingPointError: The grid is not finite. With border padding it would crash the backward pass on a CPU. Not
+            checked while a CUDA graph is captured, where nothing may wait for the device.
+
+    Example:
+        >>> from stn.transforms import Affine
+        >>> image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> mirrored = Affine().grid(torch.tensor([[-1.0, 0, 0, 0, 1, 0]]), (2, 2))
+        >>> sample(image, mirrored).tolist()
+        [[[[2.0, 1.0], [4.0, 3.0]]]]
     """
     if mode not in MODES or padding not in PADDINGS:
         raise ValueError(
@@ -44,7 +59,7 @@ def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str 
 
 
 def _check_finite(grid: Tensor) -> None:
-    # One sum tells: a NaN or infinity anywhere makes it non-finite. Only then is it worth counting where.
+    # A NaN or infinity anywhere makes the sum non-finite. The images are counted only then: it is slower.
     if grid.numel() and not torch.isfinite(grid.detach().sum()):
         bad = ~torch.isfinite(grid.detach()).flatten(1).all(1)
         if bad.any():
@@ -55,9 +70,18 @@ def _check_finite(grid: Tensor) -> None:
 
 
 def in_frame(grid: Tensor) -> Tensor:
-    """Share of sampling points that fall inside the image. At 0 an image has no gradient and never comes back.
+    """The share of sampling points that lie inside the image. At 0 theta has no gradient, and the window is lost.
 
-    grid: (..., h, w, 2), or (..., d, h, w, 3) of a volume.   returns: (...), in [0, 1].
+    Args:
+        grid: (..., h, w, 2), or (..., d, h, w, 3) of a volume; -1 to 1 between the image's outer edges.
+
+    Returns:
+        (...), float32, from 0 to 1.
+
+    Example:
+        >>> from stn.transforms import Affine
+        >>> in_frame(Affine().grid(torch.tensor([[1.0, 0, 1, 0, 1, 0]]), (8, 8))).tolist()
+        [0.5]
     """
     axes = tuple(range(-grid.shape[-1], 0))
     return (grid.detach().abs() <= 1).all(-1).float().mean(axes)

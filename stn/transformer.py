@@ -1,9 +1,11 @@
 """The spatial transformer: localisation network, grid generator and sampler in one module (paper section 3)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from stn.localisation import Head
+from stn.localisation import Head, LocalisationNetwork, count_features
 from stn.sampler import sample
 from stn.transforms import Transform
 
@@ -11,15 +13,29 @@ __all__ = ["ParallelTransformers", "SpatialTransformer", "localisation_parameter
 
 
 class SpatialTransformer(nn.Module):
-    """Warps its input as its localisation network tells it to. Drops in anywhere in a network (section 3.4).
+    """Predicts a warp for each image and applies it. It fits anywhere in a network (section 3.4).
 
-    localisation: any module (B, C, H, W) -> (B, features) with an `out_features` attribute (a trunk of
-        `stn.localisation`), or an nn.Sequential whose last fully connected layer tells it.
-    transform: the family of warps; sizes the head and starts it at the identity (or at `start`).
-    out_size: (H, W) of the output, or (D, H, W) for a transform of volumes; the input's where None.
-    mode, padding: as in `stn.sampler.sample`.
-    head: features -> theta, where it is to be more than one linear layer; then `start` is the head's own business.
-    raises: ValueError where the number of features cannot be told.
+    Args:
+        localisation: the trunk, any module (B, C, H, W) -> (B, features) with an attribute `out_features`, or one whose
+            last `nn.Linear` gives the features. `stn.localisation` has the paper's.
+        transform: the family of warps. It sizes the head, which starts at the identity or at `start`.
+        out_size: (H, W) of the output, or (D, H, W) for a transform of volumes. None: the size of the input.
+        mode: `bilinear` or `nearest`, see `stn.sampler.sample`.
+        padding: `zeros` or `border`, see `stn.sampler.sample`.
+        start: (num_params,), theta at the start. None: the identity.
+        head: module features -> theta (B, num_params), in place of one linear layer. It sets its own start, and
+            `start` is not used.
+
+    Raises:
+        ValueError: The number of features is unknown, or `start` has another shape.
+
+    Example:
+        >>> from stn import Affine, FCTrunk
+        >>> transformer = SpatialTransformer(FCTrunk((1, 28, 28)), Affine())
+        >>> image = torch.rand(2, 1, 28, 28)
+        >>> warped, theta = transformer(image)
+        >>> bool((warped - image).abs().max() < 1e-4), theta[0].tolist()
+        (True, [1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
     """
 
     def __init__(
@@ -36,17 +52,20 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.localisation = localisation
         self.transform = transform
-        self.head = head or Head(_out_features(localisation), transform, start=start)
+        self.head = Head(count_features(localisation), transform, start=start) if head is None else head
         self.out_size = out_size
         self.mode = mode
         self.padding = padding
 
     def forward(self, image: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """image: (B, C, H, W), or (B, C, D, H, W) for a transform of volumes.
+        """Warps the image.
 
-        seen: what the localisation network looks at, the image unless given.
+        Args:
+            image: (B, C, H, W), or (B, C, D, H, W) for a transform of volumes.
+            seen: what the localisation network sees, such as a smaller image. None: the image.
 
-        returns: the warped image (B, C, h, w) and theta (B, num_params), which may be fed forward.
+        Returns:
+            The warped image (B, C, h, w), and theta (B, num_params), which may be fed forward.
         """
         theta = self.head(self.localisation(image if seen is None else seen))
         size = self.out_size or tuple(image.shape[2:])
@@ -54,78 +73,136 @@ class SpatialTransformer(nn.Module):
 
 
 class ParallelTransformers(nn.Module):
-    """Several transformers of one image that share a localisation network, as the birds' do (section 4.3).
+    """K transformers of one image, all of one transform, side by side (section 3.4).
 
-    localisation, transform, out_size, mode, padding: as of `SpatialTransformer`.
-    starts: (K, num_params), where each of the K transformers begins; equal ones would see, and stay, the same.
-    raises: ValueError where the number of features cannot be told, or starts have another shape.
+    The K transformers have a localisation network each (MNIST addition, appendix A.1), or share one (birds, section
+    4.3). Transformers that share a network and start alike see and stay the same: give them different starts.
+
+    Args:
+        networks: the localisation networks. K is the sum of their `count`s; the order of the transformers is theirs.
+        transform: the family of warps.
+        out_size: (H, W) of the output, or (D, H, W) for a transform of volumes. None: the size of the input.
+        mode: `bilinear` or `nearest`, see `stn.sampler.sample`.
+        padding: `zeros` or `border`, see `stn.sampler.sample`.
+
+    Attributes:
+        count: K, the number of transformers.
+        networks: the localisation networks.
+
+    Raises:
+        ValueError: There is no network.
+
+    Example:
+        Two that have a network each, and two that share one and look at the left and the right half:
+
+        >>> from stn import Affine, FCTrunk, LocalisationNetwork, Translation
+        >>> image = torch.rand(5, 1, 28, 28)
+        >>> each = [LocalisationNetwork(FCTrunk((1, 28, 28)), Affine()) for _ in range(2)]
+        >>> warped, theta = ParallelTransformers(each, Affine())(image)
+        >>> warped.shape, theta.shape
+        (torch.Size([5, 2, 1, 28, 28]), torch.Size([5, 2, 6]))
+        >>> starts = torch.tensor([[-0.5, 0.0], [0.5, 0.0]])
+        >>> shared = LocalisationNetwork(FCTrunk((1, 28, 28)), Translation(0.5), starts=starts)
+        >>> transformers = ParallelTransformers([shared], Translation(0.5), (14, 14))
+        >>> transformers.count, transformers(image)[0].shape
+        (2, torch.Size([5, 2, 1, 14, 14]))
     """
 
     def __init__(
         self,
-        localisation: nn.Module,
+        networks: Sequence[LocalisationNetwork],
         transform: Transform,
-        starts: Tensor,
         out_size: tuple[int, ...] | None = None,
         *,
         mode: str = "bilinear",
         padding: str = "zeros",
     ) -> None:
         super().__init__()
-        if starts.ndim != 2 or starts.shape[1] != transform.num_params:
-            raise ValueError(
-                f"starts must be of shape (K, {transform.num_params}), not {tuple(starts.shape)}."
-            )
-        self.localisation = localisation
+        if not networks:
+            raise ValueError("ParallelTransformers needs at least one localisation network.")
+        # Named by number, not held in a ModuleList: so checkpoints written with a list of transformers still load.
+        for k, network in enumerate(networks):
+            self.add_module(str(k), network)
         self.transform = transform
-        self.count = len(starts)
-        self.head = Head(_out_features(localisation), transform, start=starts.flatten(), count=self.count)
         self.out_size = out_size
         self.mode = mode
         self.padding = padding
 
-    def forward(self, image: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """image: (B, C, H, W).   seen: what the localisation network looks at, the image unless given.
+    @property
+    def networks(self) -> list[LocalisationNetwork]:
+        return [module for module in self.children() if isinstance(module, LocalisationNetwork)]
 
-        returns: the warped images (B, K, C, h, w) and theta (B, K, num_params).
+    @property
+    def count(self) -> int:
+        return sum(network.count for network in self.networks)
+
+    def forward(self, image: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Warps the image K times.
+
+        Args:
+            image: (B, C, H, W), or (B, C, D, H, W) for a transform of volumes.
+            seen: what the localisation networks see, such as a smaller image. None: the image.
+
+        Returns:
+            The warped images (B, K, C, h, w) and theta (B, K, num_params).
         """
         theta = self.locate(image if seen is None else seen)
         return self.warp(image, theta), theta
 
     def locate(self, seen: Tensor) -> Tensor:
-        """seen: what the localisation network looks at.   returns: theta (B, K, num_params)."""
-        return self.head(self.localisation(seen)).unflatten(1, (self.count, -1))
+        """The first half of `forward`: what the localisation networks predict.
+
+        Args:
+            seen: (B, C, H, W), what they see.
+
+        Returns:
+            theta, (B, K, num_params).
+        """
+        return torch.cat([network(seen) for network in self.networks], 1)
 
     def warp(self, image: Tensor, theta: Tensor) -> Tensor:
-        """image: (B, C, H, W).   theta: (B, K, num_params).   returns: (B, K, C, h, w)."""
+        """The second half of `forward`: the image warped by any theta.
+
+        Args:
+            image: (B, C, H, W), or (B, C, D, H, W) for a transform of volumes.
+            theta: (B, K, num_params).
+
+        Returns:
+            The warped images, (B, K, C, h, w).
+        """
         size = self.out_size or tuple(image.shape[2:])
         warped = [
-            sample(image, self.transform.grid(theta[:, k], size), mode=self.mode, padding=self.padding)
-            for k in range(self.count)
+            sample(image, self.transform.grid(each, size), mode=self.mode, padding=self.padding)
+            for each in theta.unbind(1)
         ]
         return torch.stack(warped, 1)
 
 
 def localisation_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Every parameter that theta depends on, of all spatial transformers inside `model`, each once."""
+    """The parameters that theta depends on: trunks and heads of all spatial transformers inside a model.
+
+    They often need a learning rate of their own, since theta's gradient sums over all pixels. The order is that of the
+    modules, trunk before head; the state of an optimizer in a checkpoint depends on it.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Each parameter once. Empty without a spatial transformer.
+
+    Example:
+        >>> from stn import Affine, FCTrunk
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+        >>> localisation_parameters(model)
+        []
+        >>> len(localisation_parameters(SpatialTransformer(FCTrunk((1, 28, 28)), Affine())))
+        8
+    """
     found = {
         id(parameter): parameter
         for module in model.modules()
-        if isinstance(module, SpatialTransformer | ParallelTransformers)
+        if isinstance(module, SpatialTransformer | LocalisationNetwork)
         for part in (module.localisation, module.head)
         for parameter in part.parameters()
     }
     return list(found.values())
-
-
-def _out_features(localisation: nn.Module) -> int:
-    features = getattr(localisation, "out_features", None)
-    if features is None:
-        linears = [module for module in localisation.modules() if isinstance(module, nn.Linear)]
-        features = linears[-1].out_features if linears else None
-    if features is None:
-        raise ValueError(
-            f"SpatialTransformer cannot tell how many features {type(localisation).__name__} gives: "
-            "set its `out_features` attribute."
-        )
-    return int(features)

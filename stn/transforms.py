@@ -1,9 +1,9 @@
 """Transforms: from parameters theta to source coordinates (paper section 3.2).
 
-Convention, everywhere in this package: points are in (x, y) order, x to the right and y down; both frames run
-from -1 to 1 between the outer *edges* of the corner pixels (`align_corners=False`, so pixel centres of an axis of
-n pixels lie at (2 i + 1) / n - 1); theta maps **target to source**: each output pixel asks where in the input it
-comes from. In volumes z is the third coordinate, along the depth: points (x, y, z) of tensors (D, H, W).
+Convention, everywhere in this package: points are in (x, y) order, x to the right and y down. Both frames run from -1
+to 1 between the outer *edges* of the corner pixels (`align_corners=False`); the centres of an axis of n pixels lie
+at (2 i + 1) / n - 1. theta maps **target to source**: for each output pixel it gives the place in the input that the
+pixel comes from. In volumes z is the third coordinate, along the depth: points (x, y, z) of tensors (D, H, W).
 
 A new transform is one class here with `num_params`, `identity` and `map_points`, and one YAML in configs/transform.
 """
@@ -31,9 +31,19 @@ __all__ = [
 def regular_grid(
     size: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """The pixel centres of an image, in normalised coordinates. Cached: never write into it.
+    """The pixel centres of an image, from -1 to 1 between its outer edges. Cached: never write into the result.
 
-    size: (H, W), or (D, H, W) for a volume.   returns: (H, W, 2) in (x, y) order, or (D, H, W, 3) in (x, y, z).
+    Args:
+        size: (H, W), or (D, H, W) for a volume.
+        device: of the result.
+        dtype: of the result.
+
+    Returns:
+        (H, W, 2) in (x, y) order, or (D, H, W, 3) in (x, y, z).
+
+    Example:
+        >>> regular_grid((1, 2)).tolist()
+        [[[-0.5, 0.0], [0.5, 0.0]]]
     """
     # A cached tensor must be an ordinary one even if the first caller is inside inference mode.
     with torch.inference_mode(False):
@@ -43,7 +53,20 @@ def regular_grid(
 
 @lru_cache(maxsize=64)
 def homogeneous_grid(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The pixel centres as columns (x, y, 1): (3, H * W); of a volume (4, D * H * W). Cached: never write into it."""
+    """The pixel centres as homogeneous columns (x, y, 1). Cached: never write into the result.
+
+    Args:
+        size: (H, W), or (D, H, W) for a volume.
+        device: of the result.
+        dtype: of the result.
+
+    Returns:
+        (3, H * W), or (4, D * H * W) for a volume.
+
+    Example:
+        >>> homogeneous_grid((1, 2), torch.device("cpu"), torch.float32).tolist()
+        [[-0.5, 0.5], [0.0, 0.0], [1.0, 1.0]]
+    """
     with torch.inference_mode(False):
         points = regular_grid(size, device, dtype).reshape(-1, len(size)).T
         return torch.cat([points, torch.ones_like(points[:1])]).contiguous()
@@ -55,31 +78,64 @@ def _in_float(theta: Tensor) -> Tensor:
 
 
 class Transform(nn.Module):
-    """What every transform offers. Subclasses give `num_params`, `identity` and `map_points`.
+    """The base class of transforms. A subclass has `num_params`, `identity` and `map_points`.
 
-    dims: 2 for images, 3 for volumes.
+    Attributes:
+        num_params: P, the number of parameters theta.
+        dims: 2 for images, 3 for volumes.
+
+    Example:
+        >>> class Mirror(Transform):
+        ...     num_params = 1
+        ...     def identity(self):
+        ...         return torch.ones(1)
+        ...     def map_points(self, theta, points):
+        ...         return torch.stack([theta * points[:, 0], points[:, 1].expand(len(theta), -1)], -1)
+        >>> Mirror().grid(torch.tensor([[-1.0]]), (1, 2)).tolist()
+        [[[[0.5, 0.0], [-0.5, 0.0]]]]
     """
 
     num_params: int
     dims: int = 2
 
     def identity(self) -> Tensor:
-        """The parameters that change nothing.   returns: (num_params,), float32."""
+        """The parameters that change nothing.
+
+        Returns:
+            (num_params,), float32.
+
+        Raises:
+            NotImplementedError: The subclass lacks it.
+        """
         raise NotImplementedError
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         """Source coordinates of target points.
 
-        theta: (B, num_params), float32 or float64.   points: (N, dims), normalised.   returns: (B, N, dims).
+        Args:
+            theta: (B, num_params), float32 or float64.
+            points: (N, dims), from -1 to 1 between the outer edges.
+
+        Returns:
+            (B, N, dims).
+
+        Raises:
+            NotImplementedError: The subclass lacks it.
         """
         raise NotImplementedError
 
     def grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         """Source coordinates of every output pixel: the sampling grid T_theta(G) (paper eq. 1).
 
-        theta: (B, num_params).   size: (H, W) of the output, or (D, H, W).   returns: (B, H, W, 2) or (B, D, H, W, 3),
-        float32 whatever autocast says, or float64 for a float64 theta.
-        raises: ValueError for a theta of another shape, or a size of another number of axes.
+        Args:
+            theta: (B, num_params).
+            size: (H, W) of the output, or (D, H, W) for a transform of volumes.
+
+        Returns:
+            (B, H, W, 2) or (B, D, H, W, 3): float64 for a float64 theta, else float32, under autocast too.
+
+        Raises:
+            ValueError: theta has another shape, or `size` another number of axes.
         """
         if theta.ndim != 2 or theta.shape[1] != self.num_params:
             raise ValueError(
@@ -94,9 +150,9 @@ class Transform(nn.Module):
             return self._map_grid(theta, tuple(size)).reshape(len(theta), *size, self.dims)
 
     def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
-        """map_points at the pixel centres: (B, H * W, 2). The place for a transform's short cut.
+        """map_points at the pixel centres, (B, H * W, 2). A subclass may have a faster way.
 
-        The short cuts below are one product for the whole batch, laid out by coordinate: (B, 2, H * W), seen as
+        The faster ways below are one product for the whole batch, laid out by coordinate: (B, 2, H * W), seen as
         (B, H * W, 2). A batch of small products is several times slower, and the sampler takes either layout.
         """
         return self.map_points(theta, regular_grid(size, theta.device, theta.dtype).reshape(-1, self.dims))
@@ -106,7 +162,12 @@ class Transform(nn.Module):
 
 
 class Affine(Transform):
-    """Any 2x3 affine map: theta = rows of [[a, b, tx], [c, d, ty]] (paper eq. 1)."""
+    """Any 2x3 affine map: theta holds the rows of [[a, b, tx], [c, d, ty]] (paper eq. 1).
+
+    Example:
+        >>> Affine().map_points(torch.tensor([[0.5, 0, 0.1, 0, 0.5, 0]]), torch.tensor([[1.0, -1.0]])).tolist()
+        [[[0.6000000238418579, -0.5]]]
+    """
 
     num_params = 6
 
@@ -123,7 +184,14 @@ class Affine(Transform):
 
 
 class Affine3d(Transform):
-    """Any 3x4 affine map of a volume: theta = rows of [[a, b, c, tx], [d, e, f, ty], [g, h, i, tz]] (appendix A.3)."""
+    """Any 3x4 affine map of a volume (appendix A.3).
+
+    theta holds the rows of [[a, b, c, tx], [d, e, f, ty], [g, h, i, tz]].
+
+    Example:
+        >>> Affine3d().grid(Affine3d().identity()[None], (4, 5, 6)).shape
+        torch.Size([1, 4, 5, 6, 3])
+    """
 
     num_params = 12
     dims = 3
@@ -141,7 +209,12 @@ class Affine3d(Transform):
 
 
 class Attention(Transform):
-    """Crop, isotropic scale and translation: theta = (s, tx, ty), [[s, 0, tx], [0, s, ty]] (paper eq. 2)."""
+    """Isotropic scale and translation: theta = (s, tx, ty) of [[s, 0, tx], [0, s, ty]] (paper eq. 2).
+
+    Example:
+        >>> Attention().map_points(torch.tensor([[0.5, 0.25, 0.0]]), torch.tensor([[1.0, -1.0]])).tolist()
+        [[[0.75, -0.5]]]
+    """
 
     num_params = 3
 
@@ -153,10 +226,19 @@ class Attention(Transform):
 
 
 class Translation(Transform):
-    """A window of fixed size: theta = (tx, ty), [[scale, 0, tx], [0, scale, ty]] (paper section 4.3, birds).
+    """A window of fixed size: theta = (tx, ty) of [[scale, 0, tx], [0, scale, ty]] (section 4.3, birds).
 
-    scale: the window's side as a share of the input's, the same for all images and not learnt.
-    The identity parameters (0, 0) put the window at the centre; only with scale 1 does that change nothing.
+    The identity (0, 0) puts the window in the middle; that changes nothing only with scale 1.
+
+    Args:
+        scale: the window's side as a share of the input's, above 0, not learnt.
+
+    Raises:
+        ValueError: `scale` is not a number above 0.
+
+    Example:
+        >>> Translation(0.5).map_points(torch.tensor([[0.25, 0.0]]), torch.tensor([[1.0, -1.0]])).tolist()
+        [[[0.75, -0.5]]]
     """
 
     num_params = 2
@@ -180,10 +262,15 @@ class Translation(Transform):
 
 
 class Projective(Transform):
-    """A homography with h33 = 1: theta = the first eight entries of the 3x3 matrix, row by row (section 3.2).
+    """A homography with h33 = 1: theta holds the first eight entries of the 3x3 matrix, row by row (section 3.2).
 
-    Points are divided by their third coordinate w; |w| below 1e-6 is held there, sign kept, so that a point on
-    the horizon lands far outside the image instead of at infinity.
+    Points are divided by their third coordinate w. A |w| below 1e-6 is raised to it, with its sign kept, so that a
+    point on the horizon lands far outside of the image instead of at infinity.
+
+    Example:
+        >>> theta = torch.tensor([[1.0, 0, 0, 0, 1, 0, 0.5, 0]])
+        >>> Projective().map_points(theta, torch.tensor([[2.0, 1.0]])).tolist()
+        [[[1.0, 0.5]]]
     """
 
     num_params = 8
@@ -198,7 +285,7 @@ class Projective(Transform):
         return self._map(theta, homogeneous_grid(size, theta.device, theta.dtype))
 
     def _map(self, theta: Tensor, columns: Tensor) -> Tensor:
-        """columns: (3, N), points (x, y, 1).   returns: (B, N, 2)."""
+        """theta (B, 8), columns (x, y, 1) of points (3, N) -> (B, N, 2)."""
         # Divided by an infinite w, a point would land on a finite 0 and pass the sampler's check.
         theta = theta.masked_fill(theta.isinf(), math.nan)
         matrix = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).reshape(-1, 3)
@@ -208,12 +295,24 @@ class Projective(Transform):
 
 
 class ThinPlateSpline(Transform):
-    """Bookstein's thin plate spline through control points (section 3.2; Bookstein 1989).
+    """A thin plate spline through control points, without regularisation (section 3.2; Bookstein 1989).
 
-    control_points: (rows, columns) of the regular grid of target positions, corners at +-1 included. theta: the
-    source positions of these points, (x, y) each, row by row; the identity is the grid itself. No regularisation.
-    The spline is linear in theta, so its coefficients are solved for once, in float64; a grid is one product.
-    raises: ValueError for fewer than 2 points along a side.
+    theta holds the source position (x, y) of each control point, row by row. The target positions are a regular lattice
+    with corners at +-1; it is the identity. The spline is linear in theta, so its coefficients are solved for once, in
+    float64, and a grid is one product.
+
+    Args:
+        control_points: (rows, columns) of the lattice, at least 2 each.
+
+    Raises:
+        ValueError: There are fewer than 2 points along a side.
+
+    Example:
+        >>> spline = ThinPlateSpline((2, 2))
+        >>> spline.identity().tolist()
+        [-1.0, -1.0, 1.0, -1.0, -1.0, 1.0, 1.0, 1.0]
+        >>> spline.grid(spline.identity()[None] / 2, (1, 2)).round(decimals=4).abs().tolist()
+        [[[[0.25, 0.0], [0.25, 0.0]]]]
     """
 
     def __init__(self, control_points: tuple[int, int] = (4, 4)) -> None:
@@ -241,7 +340,7 @@ class ThinPlateSpline(Transform):
 
     @staticmethod
     def _basis(points: Tensor, control: Tensor) -> Tensor:
-        """(N, K + 3): U(r) = r^2 log r^2 to every control point, then 1, x, y. U(0) = 0, by its limit."""
+        """(N, K + 3): U(r) = r^2 log r^2 of the distance to each control point, then 1, x, y. U(0) is its limit, 0."""
         r2 = (points[:, None] - control[None]).square().sum(-1)
         return torch.cat([torch.special.xlogy(r2, r2), torch.ones_like(r2[:, :1]), points], dim=1)
 
@@ -261,12 +360,12 @@ class ThinPlateSpline(Transform):
 
     @staticmethod
     def _map(theta: Tensor, weights: Tensor) -> Tensor:
-        """weights: (N, K).   returns: (B, N, 2)."""
+        """theta (B, 2 K), weights (N, K) -> (B, N, 2)."""
         source = theta.unflatten(1, (-1, 2)).mT.flatten(0, 1)  # (2 B, K)
         return (source @ weights.T).unflatten(0, (-1, 2)).mT
 
     def _weights(self, points: Tensor) -> Tensor:
-        """points: (N, 2).   returns: (N, K), how much each control point's source position counts at each point."""
+        """points (N, 2) -> (N, K), the weight of each control point's source position at each point."""
         return self._basis(points.detach().double().cpu(), self.control_points) @ self._solve
 
     def extra_repr(self) -> str:

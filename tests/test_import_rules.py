@@ -23,6 +23,7 @@ STN_MAY_IMPORT: dict[str, set[str]] = {
     "stn.transforms": set(),
     "stn.sampler": set(),
     "stn.files": set(),
+    "stn.seeds": set(),
     "stn.convolution": set(),
     "stn.localisation": {"stn.transforms", "stn.sampler", "stn.transformer"},
     "stn.transformer": {"stn.transforms", "stn.sampler", "stn.localisation"},
@@ -34,7 +35,7 @@ STN_MAY_IMPORT: dict[str, set[str]] = {
         "stn.localisation",
         "stn.transformer",
     },
-    "stn.datasets": {"stn.files", "stn.transforms", "stn.sampler"},
+    "stn.datasets": {"stn.files", "stn.seeds", "stn.transforms", "stn.sampler"},
 }
 STN_NEVER_IMPORTS = {"hydra", "omegaconf", "wandb", "matplotlib", "experiments"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ STEPS = (0.003, 0.01, 0.03, 0.1, 0.2, 0.4)  # in theta's units; for a translatio
 @contextmanager
 def moved(module: nn.Module, by: Tensor) -> Iterator[None]:
     """While it lasts, the transformer's theta is `by` (B, P or K * P) further."""
-    handle = module.head.register_forward_hook(lambda _module, _inputs, theta: theta + by)
-    try:
+    networks = module.networks if isinstance(module, ParallelTransformers) else [module]
+    sizes = [getattr(network, "count", 1) * module.transform.num_params for network in networks]
+    with ExitStack() as stack:
+        for network, part in zip(networks, by.split(sizes, 1), strict=True):
+            hook = network.head.register_forward_hook(lambda _module, _inputs, theta, part=part: theta + part)
+            stack.callback(hook.remove)
         yield
-    finally:
-        handle.remove()
 
 
 def landscape(
@@ -116,7 +118,7 @@ def landscape_of_run(
     if images < 1:
         raise UserError(f"--images {images} is not valid: it is a whole number from 1.")
     data, model, config = load_run(folder, dict(circumstances))
-    transforms = [one.transform for one in getattr(model, "transformers", [])]
+    parallel = getattr(model, "transformers", None)
     kept: list[tuple[Tensor, ...]] = []
     every = max(len(data.test.labels) // images, 1)
     for first, batch in enumerate(data.test.batches(every)):
@@ -125,7 +127,7 @@ def landscape_of_run(
     joined = [torch.cat(parts) for parts in zip(*kept, strict=True)]
     parts = [piece.split(20) for piece in joined]
     towards = None
-    if len(joined) == 3 and transforms and isinstance(transforms[0], Translation):
+    if len(joined) == 3 and parallel and isinstance(parallel.transform, Translation):
 
         def towards(batch: int, theta: Tensor) -> Tensor:
             head, _ = region_centres(parts[2][batch], HEAD)

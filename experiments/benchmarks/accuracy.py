@@ -23,7 +23,7 @@ def accuracy(rounds: int) -> list[Row]:
     """Accuracy: test error of the ST-CNN affine on RTS, fast path against plain float32, schedule fast.
 
     `python train.py -m experiment=mnist_rts trainer=fast seed=0,1,2 trainer.precision=auto,plain threads=1`; the
-    results: [guard/](guard). Spread: the larger standard deviation over seeds; the fast path's mean is to differ by
+    results: `results/guard/`. Spread: the larger standard deviation over seeds; the fast path's mean is to differ by
     less. Finished runs are taken from outputs/; the others are trained, a single thread each, one a core at a time.
     """
     by_path = {}

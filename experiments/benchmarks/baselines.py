@@ -13,7 +13,9 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 from experiments.benchmarks.timing import Work
-from stn.datasets.mnist import DataNotFoundError, load_digits, load_mnist
+from stn.datasets.digits import load_digits
+from stn.datasets.mnist import load_mnist
+from stn.files import DataNotFoundError
 from stn.sampler import sample
 from stn.transforms import Affine, Projective, ThinPlateSpline, Transform
 

@@ -3,7 +3,6 @@
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.benchmarks.steps import SameBatch, config, step_of
@@ -64,11 +63,9 @@ def bird_stage(experiment: str, stage: str) -> Work:
         if stage == "backbones":
             return [backbone(crop) for backbone, crop in zip(backbones, crops, strict=True)]
         assert isinstance(model, ImageSTCNN)
-        parallel, factor = model.parallel, model.factor
+        parallel = model.transformers
         if stage == "localisation":
-            return [
-                parallel.head(parallel.localisation(F.avg_pool2d(images, factor) if factor > 1 else images))
-            ]
+            return [model.locate(images)]
         size = parallel.out_size or (images.shape[2], images.shape[3])
         return [sample(images, parallel.transform.grid(theta, size)) for _ in range(parallel.count)]
 

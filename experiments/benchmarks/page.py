@@ -126,7 +126,7 @@ def paragraph(measured: Measured) -> str:
         if sentences := _sentences(rows):
             parts.append(f"On {where}: {' '.join(sentences)}")
     parts.append(
-        "All of it, with machine, versions and date: [results/benchmarks.md](results/benchmarks.md)."
+        "All of it, with machine, versions and date: [results/benchmarks.md](../results/benchmarks.md)."
     )
     return " ".join(parts)
 

@@ -19,7 +19,7 @@ from experiments.engine.optim import make_optimizer
 from experiments.engine.run import assemble
 from experiments.engine.step import EagerStep, make_step
 from stn.convolution import Conv2d, plain_operations
-from stn.datasets.mnist import TrainStream
+from stn.datasets.streams import TrainStream
 from stn.models.mnist import average_pool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +104,9 @@ def stacked_step(experiment: str, model: str, seeds: int) -> Work:
     cfg = digits_config(experiment, f"model={model}")
     compute = choose("cpu", "auto", None)
     stream, _ = stream_and_network(cfg, compute)
-    twin = baselines.plain_network(model, SIDE[experiment], width_of(experiment, model), cfg.pool)
+    twin = baselines.plain_network(
+        model, SIDE[experiment], width_of(experiment, model), cfg.model.get("pool", 1)
+    )
     parameters, buffers = torch.func.stack_module_state([copy.deepcopy(twin) for _ in range(seeds)])
     optimizer = torch.optim.SGD(list(parameters.values()), lr=0.01, momentum=0.9, fused=True)
 

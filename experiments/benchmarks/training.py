@@ -66,7 +66,7 @@ def check_network(model: str, width: int, experiment: str = "mnist_r") -> float:
     cfg = config(f"experiment={experiment}", f"model={model}", f"model.width={width}")
     torch.manual_seed(0)
     ours = build(cfg.model, in_shape=(1, side, side), num_classes=10)
-    twin = plain_network(model, side, width, cfg.pool)
+    twin = plain_network(model, side, width, cfg.model.get("pool", 1))
     for parameter in ours.parameters():  # off the identity, so that the transformer does something
         parameter.data += 0.01 * torch.randn_like(parameter)
     copy_parameters(ours, twin)

@@ -3,14 +3,18 @@
 import contextlib
 import difflib
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NoReturn
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra._internal.utils import get_args
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.engine.configuration import CONFIGS, configuration
+from experiments.engine.build import UserError
+from experiments.engine.configuration import Files, composing, groups, options
+from experiments.engine.overrides import Overrides
 
 BUSY = os.EX_TEMPFAIL  # the exit status where another process trains the same run
 
@@ -19,7 +23,6 @@ BUSY = os.EX_TEMPFAIL  # the exit status where another process trains the same r
 def one_sentence_errors() -> Iterator[None]:
     """Ends the program with the message alone for errors that are the user's to mend, exit status 2; 75 where another
     process is at the same run."""
-    from experiments.engine.build import UserError
     from experiments.engine.rundir import BusyError
 
     try:
@@ -38,45 +41,108 @@ def one_sentence_errors() -> Iterator[None]:
 def explain_bad_overrides(arguments: Sequence[str]) -> None:
     """Ends the program, exit status 2, if an override names a key or an option that does not exist, listing those
     that do. Hydra would refuse it too, but lists only options, not keys."""
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    asked = get_args(list(arguments))
+    if not asked.overrides or asked.shell_completion or asked.hydra_help or asked.config_path:
+        return
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException:
-        return  # hydra's own message points at the very character
-    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    chosen = []
-    for override in parsed:
-        key = override.key_or_group
-        if key in groups and not override.is_delete():
-            options = sorted(p.stem for p in (CONFIGS / key).glob("*.yaml"))
-            values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
-            for value in map(str, values):
-                if value not in options:
-                    _refuse(f"{key}={value}: there is no such {key}", value, options)
-                added = "+" if override.is_add() else ""
-                chosen = [c for c in chosen if c.lstrip("+").split("=")[0] != key] + [f"{added}{key}={value}"]
-    cfg = configuration(chosen)
-    for override in parsed:
-        key = override.key_or_group
-        if key in groups or override.is_add() or override.is_force_add() or key.startswith("hydra"):
+        overrides = Overrides.parse(asked.overrides)
+    except UserError as error:
+        _end(str(error))
+    folder = asked.config_dir and os.path.abspath(asked.config_dir)
+    if folder and not os.path.isdir(folder):
+        _end(
+            f"--config-dir {asked.config_dir} is no folder: name one that holds config files, such as experiment/mine.yaml."
+        )
+    with composing(Files((asked.config_name or "train").removesuffix(".yaml"), folder)) as make:
+        known = {key for key in overrides.keys if key in groups()}
+        chosen = {}
+        for key in sorted(known):
+            for value in overrides.choices(key):
+                if value not in (valid := options(key)):
+                    _refuse(f"{key}={value}: there is no such {key}", _close(value, valid), valid)
+                chosen[key] = value
+        added = {one.key_or_group for one in overrides if one.is_add()}
+        words = [f"{'+' if key in added else ''}{key}={value}" for key, value in chosen.items()]
+        try:
+            cfg = make(words)
+        except HydraException as error:
+            _end(_one_sentence(str(error), chosen))
+        for one in overrides:
+            key = one.key_or_group
+            if not (
+                key in known or one.is_add() or one.is_force_add() or key.split("/")[0].startswith("hydra")
+            ):
+                _check_key(cfg, key, groups())
+
+
+def _check_key(cfg: DictConfig, key: str, known: Sequence[str]) -> None:
+    """Ends the program if the configuration has no such key."""
+    node: object = cfg
+    path: list[str] = []
+    parts = key.split(".")
+    for part in parts:
+        if not isinstance(node, DictConfig):
+            return
+        if part not in node.keys():  # noqa: SIM118 (`in` leaves out what is ???)
+            where = ".".join(path) or "the configuration"
+            names = sorted(str(name) for name in node if not str(name).startswith("_"))
+            valid = [".".join([*path, name]) for name in names]
+            if not path:
+                valid = sorted({*valid, *known})
+            _refuse(f"{key}: {where} has no key {part!r}", _elsewhere(cfg, parts[len(path) :], valid), valid)
+        path.append(part)
+        node = OmegaConf.select(cfg, ".".join(path), throw_on_resolution_failure=False)
+
+
+def _elsewhere(cfg: DictConfig, missing: Sequence[str], valid: Sequence[str]) -> list[str]:
+    """Keys that may be meant: the same name anywhere, then a like one at this level, then a like one anywhere."""
+    every = list(_keys(cfg))
+    for start in range(len(missing)):
+        ending = ".".join(missing[start:])
+        if same := [key for key in every if f".{key}".endswith(f".{ending}")]:
+            return same
+    return _close(missing[0], valid) or _close(missing[-1], every)
+
+
+def _keys(node: object, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a configuration, those that are ??? too; not what is written elsewhere and only quoted."""
+    if not isinstance(node, DictConfig):
+        return
+    for name in node.keys():  # noqa: SIM118
+        key = f"{prefix}{name}"
+        if str(name).startswith("_") or key == "hydra":
             continue
-        node: object = cfg
-        path: list[str] = []
-        for part in key.split("."):
-            if not isinstance(node, DictConfig):
-                break
-            if part not in node.keys():  # noqa: SIM118 (`in` leaves out what is ???)
-                where = ".".join(path) or "the configuration"
-                valid = sorted(str(k) for k in node if not str(k).startswith("_"))
-                if not path:
-                    valid = sorted({*valid, *groups})
-                _refuse(f"{key}: {where} has no key {part!r}", part, [".".join([*path, k]) for k in valid])
-            path.append(part)
-            node = OmegaConf.select(cfg, ".".join(path), throw_on_resolution_failure=False)
+        yield key
+        if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
+            yield from _keys(node[name], f"{key}.")
 
 
-def _refuse(problem: str, word: str, valid: list[str]) -> None:
-    close = difflib.get_close_matches(word, [v.rsplit(".", 1)[-1] for v in valid], n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    print(f"{problem}.{hint} Valid: {', '.join(valid)}.", file=sys.stderr)
+def _close(word: str, valid: Sequence[str]) -> list[str]:
+    """Those of the valid keys or values whose last part is spelt almost so, or abbreviates the word (lr, learning_rate)."""
+    last = {one.rsplit(".", 1)[-1] for one in valid}
+    initials = "".join(part[:1] for part in word.split("_"))
+    names = (
+        [initials] if "_" in word and initials in last else difflib.get_close_matches(word, sorted(last), n=1)
+    )
+    return [one for one in valid if one.rsplit(".", 1)[-1] in names]
+
+
+def _one_sentence(problem: str, chosen: Mapping[str, str]) -> str:
+    """What Hydra says of groups that cannot be chosen so, in the words of the command line."""
+    experiment = chosen.get("experiment", "mnist_rts")
+    if found := re.match(r"Could not override '([^']+)'", problem):
+        group = found[1]
+        return f"{group}={chosen.get(group)}: experiment={experiment} has nothing to choose by {group}=."
+    if found := re.match(r"You must specify '([^']+)'.*?Available options:(.*)", problem, re.DOTALL):
+        return f"experiment={experiment} does not run without {found[1]}=: choose one of {', '.join(found[2].split())}."
+    return " ".join(problem.split())
+
+
+def _refuse(problem: str, close: Sequence[str], valid: Sequence[str]) -> NoReturn:
+    hint = f" Did you mean {' or '.join(close[:3])}?" if close else ""
+    _end(f"{problem}.{hint} Valid: {', '.join(valid)}.")
+
+
+def _end(sentence: str) -> NoReturn:
+    print(sentence, file=sys.stderr)
     sys.exit(2)

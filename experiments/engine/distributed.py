@@ -49,9 +49,9 @@ class Group:
             return dict(zip(names, values.tolist(), strict=True))
         return {name: value.item() for name, value in sums.items()}
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The network whose backward pass leaves every process the mean of all gradients."""
-        return Together(model) if self.size > 1 else model
+    def wrap(self, task: Any, model: nn.Module) -> Any:
+        """A task whose `loss` leaves every process, after the backward pass, the mean of all gradients."""
+        return Together(task, model) if self.size > 1 else task
 
     def part(self, stream: Any) -> Any:
         """The stream of this process's part of every batch.
@@ -78,17 +78,28 @@ class Group:
 
 
 class Together(DistributedDataParallel):
-    """With the network's own attributes, such as `transformers`, in reach."""
+    """A task's loss as DDP's forward pass.
 
-    def __init__(self, model: nn.Module) -> None:
+    DDP averages only the gradients of its own forward pass. The loss as a whole is that pass, not the network alone, so
+    that a task may call any method of the network.
+    """
+
+    def __init__(self, task: Any, model: nn.Module) -> None:
         device = next(model.parameters()).device
-        super().__init__(model, device_ids=[device] if device.type == "cuda" else None)
+        super().__init__(_Loss(task, model), device_ids=[device] if device.type == "cuda" else None)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.module, name)
+    def loss(self, model: nn.Module, batch: Any) -> Any:
+        """As the task's own; `model` is the network that was given at first."""
+        return self(batch)
+
+
+class _Loss(nn.Module):
+    def __init__(self, task: Any, model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, batch: Any) -> Any:
+        return self.task.loss(self.model, batch)
 
 
 class Part:

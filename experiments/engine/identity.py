@@ -37,9 +37,12 @@ SOURCES: dict[str, str] = {
     "transform": "stands in the model, where the model has a transformer",
     "backbone": "stands in the model, where the model has a backbone",
     "requires": "names keys under which the overrides of a required run stand",
+    "schedules": "stands in the trainer, the optimiser, the backbone and the task",
+    "networks": "stands in the model, where the model has what it is about",
     "pool": "earlier runs: stands in the model",
     "fast": "earlier runs: stands in the trainer and the optimiser",
     "smoke": "earlier runs: stands in the trainer and the optimiser",
+    "root": "earlier runs: stands in the data set",
 }
 
 # Dotted key -> the value that equals its absence: keys that were added after results had been published.
@@ -50,6 +53,8 @@ ADDED: dict[str, Any] = {
 
 # Dotted name in a stored configuration -> the name today. The longest entry that fits decides.
 MOVED: dict[str, str] = {
+    "stn.datasets.mnist.DistortedDigits": "stn.datasets.distorted.DistortedDigits",
+    "stn.datasets.mnist.load_digits": "stn.datasets.digits.load_digits",
     "experiments.birds": "experiments.sections.birds",
     "experiments.colocalisation": "experiments.sections.colocalisation",
     "experiments.mnist_addition": "experiments.sections.mnist_addition",

@@ -80,8 +80,8 @@ def train(
     raises: FloatingPointError once the loss or theta is not finite; the checkpoint before it stays.
     """
     group = group or Group()
-    model, optimizer = group.wrap(training.model.train()), training.optimizer
-    step = make_step(model, optimizer, training.stream, task, autocast, graph=graph)
+    model, optimizer = training.model.train(), training.optimizer
+    step = make_step(model, optimizer, training.stream, group.wrap(task, model), autocast, graph=graph)
     sums: dict[str, torch.Tensor] = {}
     bar = tqdm(
         total=iterations,

@@ -22,7 +22,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
-from experiments.engine.identity import identity
 from experiments.engine.overrides import word
 
 if TYPE_CHECKING:  # it imports torch, which train.py --help does not need
@@ -92,26 +91,19 @@ def required(cfg: DictConfig, make: Compose = configuration) -> list[Required]:
 
 
 def _required(key: str, overrides: tuple[str, ...], cfg: DictConfig, make: Compose) -> Required:
-    own, default = _composed(overrides, make)
-    theirs = copy.deepcopy(default)
+    theirs = copy.deepcopy(_composed(overrides, make))
     shared = []
     for name in SHARED:
         value = OmegaConf.select(cfg, name)
         if value != OmegaConf.select(theirs, name):
             OmegaConf.update(theirs, name, value)
             shared.append(word(name, value))
-    return Required(key, (*own, *shared), theirs, rundir.run_dir(theirs, own))
+    return Required(key, (*overrides, *shared), theirs, rundir.run_dir(theirs, overrides))
 
 
 @lru_cache(maxsize=64)
-def _composed(overrides: tuple[str, ...], make: Compose) -> tuple[tuple[str, ...], DictConfig]:
-    """The overrides that make a difference, which name the run directory, and their configuration."""
-    cfg = make(overrides)
-
-    def without(one: str) -> list[str]:
-        return [other for other in overrides if other != one]
-
-    return tuple(one for one in overrides if identity(make(without(one))) != identity(cfg)), cfg
+def _composed(overrides: tuple[str, ...], make: Compose) -> DictConfig:
+    return make(overrides)
 
 
 def with_run_dirs(cfg: DictConfig) -> DictConfig:
@@ -149,4 +141,3 @@ def run_required(cfg: DictConfig, sections: Mapping[str, Section] = MappingProxy
         log.info("%s needs a run that is not finished, which comes first: %s", one.key, one.command)
         run_required(one.cfg, sections)
         run(one.cfg, one.overrides, sections, wait=True)
-

@@ -29,7 +29,7 @@ from experiments.engine.optim import make_optimizer
 from experiments.engine.required import with_run_dirs
 from experiments.engine.result import Result
 from experiments.engine.tracking import MODES, under_agent
-from stn.datasets.mnist import stream_seed
+from stn.seeds import stream_seed
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +70,7 @@ def run(
 
 def check(cfg: DictConfig) -> None:
     """raises: UserError for a value that no part of the run would refuse clearly by itself."""
-    keys = list(cfg.keys())  # as a plain loop over a DictConfig would not: with those that are ???
-    missing = [str(key) for key in keys if OmegaConf.is_missing(cfg, key)]
-    if missing:
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"This experiment does not run without {missing[0]}: give {missing[0]}=VALUE.")
     for key, value, valid in (
         ("device", cfg.device, DEVICES),

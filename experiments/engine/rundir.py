@@ -1,29 +1,39 @@
 """The run directory: its name, its configuration's hash, and whether to run, resume, skip or refuse.
 
-`outputs/<experiment>/<model>-<transform>-<trainer>[,<other overrides>]/seed_<n>` holds config.json (written first),
+`outputs/<experiment>/<model>-<transform>-<trainer>[,<other overrides that decide something>]/seed_<n>` holds config.json (written first),
 metrics.jsonl, last.pt (the checkpoint), figures, and result.json, written last.
 """
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.engine.build import UserError
+from experiments.engine.configuration import Files, composing, groups
 from experiments.engine.files import write_json
 from experiments.engine.identity import decides, differences, identity, stored, transform_name
+from experiments.engine.overrides import Overrides, word
 from experiments.engine.result import Result
 
 log = logging.getLogger(__name__)
 
 LONGEST = 150  # characters of a run's name; a longer one ends in a hash of the whole
-# Overrides that the directory's path has already, or that do not belong to one run.
-IN_PATH = ("experiment", "model", "transform", "trainer", "seed", "sweep", "launcher", "hydra")
+# The first part of a name says these.
+IN_PATH = ("experiment", "model", "transform", "trainer")
+# These belong to no single run, or stand beside its name.
+NOT_IN_NAME = ("seed", "sweep", "launcher", "hydra")
 FAILURE = "failure.txt"
 
 
@@ -31,16 +41,86 @@ class BusyError(UserError):
     """Another process holds the run directory."""
 
 
-def run_name(cfg: DictConfig, overrides: Iterable[str] = ()) -> str:
-    """overrides: the command line's, such as "optimizer.lr=0.1". Those that change no result are left out."""
-    parts = [cfg.model.name, transform_name(cfg), cfg.trainer.name]
-    extra = []
-    for override in sorted(overrides):
-        key = override.lstrip("+~").split("=")[0]
-        if key not in IN_PATH and not key.startswith("hydra.") and decides(key):
-            extra.append(override.lstrip("+").replace("/", "_").replace(" ", ""))
-    name = ",".join(["-".join(p for p in parts if p), *extra])
-    return shortened(name, LONGEST)  # file systems end at 255 bytes
+def run_name(cfg: DictConfig, overrides: Overrides | Iterable[str] = ()) -> str:
+    """The one name of a run: model, transform and trainer, then the overrides that decide something.
+
+    An override that is given again later, that changes nothing, or that is a circumstance is left out, and a value has
+    one spelling. `optimizer.lr=1e-1` and `seed=0 optimizer.lr=3 optimizer.lr=0.10` give the same name.
+
+    Args:
+        cfg: what the overrides make.
+        overrides: the command line's, such as "optimizer.lr=0.1".
+    """
+    given = overrides if isinstance(overrides, Overrides) else Overrides.parse(overrides)
+    words = given.without(*NOT_IN_NAME).only(decides).words
+    return shortened(",".join([_network(cfg), *_deciding(Files.in_use(), tuple(words))]), LONGEST)
+
+
+def _network(cfg: DictConfig) -> str:
+    return "-".join(filter(None, [cfg.model.name, transform_name(cfg), cfg.trainer.name]))
+
+
+@lru_cache(maxsize=10_000)
+def _deciding(files: Files, words: tuple[str, ...]) -> list[str]:
+    """The overrides without which the run would be another, each spelt in one way. Cached: seeds share them."""
+    given = Overrides.parse(words)
+    fixed = given.below(*IN_PATH).words
+    kept = {
+        one.key_or_group: one for one in sorted(given.without(*IN_PATH), key=lambda one: one.key_or_group)
+    }
+    for key in list(kept):  # one by one: of two that say the same, one stays
+        fewer = [one for one in kept.values() if one.key_or_group != key]
+        if _made(files, fixed, fewer) == _made(files, fixed, kept.values()):
+            del kept[key]
+    return [_spelt(one) for one in kept.values()]
+
+
+def _made(files: Files, fixed: Sequence[str], overrides: Iterable[Override]) -> dict[str, Any] | None:
+    """The identity that overrides make; None where they make no configuration."""
+    groups = [one for one in overrides if "/" in one.key_or_group or one.key_or_group in _groups(files)]
+    try:
+        cfg = _composed(files, (*fixed, *(str(one.input_line) for one in groups))).copy()
+        for one in overrides:
+            parent, _, name = one.key_or_group.rpartition(".")
+            if one in groups:
+                continue
+            if one.is_delete():
+                with open_dict(cfg):
+                    OmegaConf.select(cfg, parent).pop(name) if parent else cfg.pop(name)
+            else:
+                OmegaConf.update(cfg, one.key_or_group, one.value(), merge=True, force_add=True)
+        return identity(cfg)
+    except (HydraException, OmegaConfBaseException):
+        return None
+
+
+@lru_cache(maxsize=1000)
+def _composed(files: Files, words: tuple[str, ...]) -> DictConfig:
+    with composing(files) as make:
+        return make(words)
+
+
+@lru_cache
+def _groups(files: Files) -> frozenset[str]:
+    with composing(files):
+        return frozenset(groups())
+
+
+def _spelt(override: Override) -> str:
+    """key=value, or ~key, with no character that a folder's name cannot have."""
+    key = override.get_key_element().lstrip("+")
+    value = override.value()
+    text = value if isinstance(value, str) else word("", _number(value)).removeprefix("=")
+    return (key if override.is_delete() else f"{key}={text}").replace("/", "_").replace(" ", "")
+
+
+def _number(value: Any) -> Any:
+    """The value with 1 for 1.0, which are equal in an identity."""
+    if isinstance(value, list):
+        return [_number(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _number(one) for key, one in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def shortened(name: str, longest: int) -> str:
@@ -50,8 +130,23 @@ def shortened(name: str, longest: int) -> str:
     return f"{name[: longest - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def run_dir(cfg: DictConfig, overrides: Iterable[str] = ()) -> Path:
-    return Path(cfg.output_dir) / cfg.experiment / run_name(cfg, overrides) / f"seed_{cfg.seed}"
+def run_dir(cfg: DictConfig, overrides: Overrides | Iterable[str] = ()) -> Path:
+    """The directory of a run: by its name, or the one that holds this very run under another, older name."""
+    group, seed = Path(cfg.output_dir) / cfg.experiment, f"seed_{cfg.seed}"
+    folder = group / run_name(cfg, overrides) / seed
+    if folder.exists():
+        return folder
+    held = sorted(group.glob(f"{glob.escape(_network(cfg))}*/{seed}/config.json"))
+    ours = identity(cfg) if held else None
+    return next((path.parent for path in held if _identity_in(path, path.stat().st_mtime_ns) == ours), folder)
+
+
+@lru_cache(maxsize=10_000)
+def _identity_in(path: Path, modified: int) -> dict[str, Any] | None:
+    try:
+        return identity(json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
 
 
 def finished(folder: Path, cfg: DictConfig) -> Result | None:

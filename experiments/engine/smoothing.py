@@ -1,6 +1,7 @@
-"""Theta's gradient from two looks at every image: for photographs, in short schedules."""
+"""Gaussian smoothing of the loss in theta: for deep networks on images, in short schedules."""
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -8,19 +9,39 @@ from torch import Tensor, nn
 
 from experiments.engine.build import UserError
 from experiments.engine.task import Batch, Classification
+from stn import ParallelTransformers
+
+
+@runtime_checkable
+class ReadsAnywhere(Protocol):
+    """A network that classifies an image from its crops at any theta, such as `stn.models.images.ImageSTCNN`."""
+
+    transformers: ParallelTransformers
+
+    def locate(self, image: Tensor) -> Tensor: ...
+
+    def describe(self, image: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def draw_dropout(self, features: Tensor) -> Tensor: ...
+
+    def classify(self, features: Tensor, kept: Tensor) -> Tensor: ...
 
 
 class SmoothedClassification(Classification):
-    """Classification, where theta may follow the smoothed loss.
+    """Classification in which theta may follow the gradient of the smoothed loss.
 
-    The loss of a deep network on photographs is rough in theta, and its slope, which the sampler hands back, says
-    little of where to go (`scripts/landscape.py` measures it). With `smoothing`, theta gets the gradient of the loss's
-    mean over a Gaussian around it instead, estimated from two mirrored draws (Gaussian smoothing, Nesterov and Spokoiny
-    2017): (loss(theta + n) - loss(theta - n)) / (2 sigma^2) * n. All else is trained, by its own gradient, on the crops
-    at theta + n. Evaluation is at theta.
+    The loss of a deep network on images is rough in theta. Its local slope, which is what the sampler's gradient gives,
+    says little about where a better theta lies (`scripts/landscape.py` measures it). With `smoothing`, theta gets the
+    gradient of the loss averaged over a Gaussian around it. The estimate compares two looks at each image, at
+    theta + noise and at theta - noise, with the same units dropped (Gaussian smoothing, Nesterov and Spokoiny 2017):
+    (loss(theta + noise) - loss(theta - noise)) / (2 sigma^2) * noise. All other parameters are trained by their own
+    gradient, on the crops at theta + noise. Evaluation is at theta.
 
-    smoothing: sigma in theta's units, at the start and at the end of training; null: the sampler's own gradient.
-    raises: UserError for anything else.
+    Args:
+        smoothing: sigma at the start and at the end of training, in units of theta. None: the sampler's own gradient.
+
+    Raises:
+        UserError: `smoothing` is not two numbers above 0.
     """
 
     def __init__(self, smoothing: Sequence[float] | None = None) -> None:
@@ -29,31 +50,51 @@ class SmoothedClassification(Classification):
                 f"task.smoothing={smoothing} is not valid: it is two numbers above 0, such as [0.3,0.15], or null."
             )
         self.smoothing = smoothing
-        self.sigma = smoothing[0] if smoothing else 0.0
+        # A tensor on the network's device, updated in place: a recorded CUDA graph reads its value at every replay.
+        # float64, so that the products with it are rounded as with a Python number.
+        self.sigma = torch.tensor(smoothing[0] if smoothing else 0.0, dtype=torch.float64)
 
     def at(self, model: nn.Module, share: float) -> None:
-        """share: of the training that is done."""
+        """Sets sigma for the next step.
+
+        Args:
+            model: the network, for its device.
+            share: share of the training that is done, 0 to 1.
+        """
         if self.smoothing:
+            device = next(model.parameters()).device
+            if self.sigma.device != device:
+                self.sigma = self.sigma.to(device)
             first, last = self.smoothing
-            self.sigma = first + share * (last - first)
+            self.sigma.fill_(first + share * (last - first))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """As `Classification.loss`; with `smoothing`, `warped` is at theta + noise and `theta` without noise.
+
+        Raises:
+            UserError: `smoothing` is set, and the network has no crops that can be moved.
+        """
         if not self.smoothing:
             return super().loss(model, batch)
-        if not hasattr(model, "parallel"):
+        if not isinstance(model, ReadsAnywhere):
             raise UserError(
-                "task.smoothing is of the gradient of parallel transformers, and this network has none: "
+                "task.smoothing moves the crops of parallel transformers on images, and this network has none: "
                 "task.smoothing=null, or model=image_st_cnn."
             )
         images, labels = batch
-        parallel = model.parallel
-        noise = self.sigma * torch.randn(
-            len(images), parallel.count, parallel.transform.num_params, device=images.device
-        )
-        logits, aux = model(images, noise)
+        transformers = model.transformers
+        shape = (len(images), transformers.count, transformers.transform.num_params)
+        noise = self.sigma * torch.randn(shape, device=images.device)
+        theta = model.locate(images)
+        features, warped = model.describe(images, theta.detach() + noise)
+        kept = model.draw_dropout(features)
+        logits = model.classify(features, kept)
+        with torch.no_grad():
+            mirrored = model.classify(model.describe(images, theta - noise)[0], kept)
         loss, sums = self.counted(logits, labels)
         ahead = F.cross_entropy(logits.detach().float(), labels, reduction="none")
-        behind = F.cross_entropy(aux.pop("mirrored").float(), labels, reduction="none")
+        behind = F.cross_entropy(mirrored.float(), labels, reduction="none")
         slope = (ahead - behind) / (2 * self.sigma**2)
-        towards = (aux["theta"].float() * (slope[:, None, None] * noise).detach()).sum((1, 2)).mean()
-        return loss + towards - towards.detach(), sums, aux
+        # The value of this term is 0; its gradient in theta is the estimate.
+        estimate = (theta.float() * (slope[:, None, None] * noise).detach()).sum((1, 2)).mean()
+        return loss + estimate - estimate.detach(), sums, {"theta": theta, "warped": warped}

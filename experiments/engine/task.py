@@ -37,9 +37,10 @@ class Classification:
         if "theta" not in aux:
             return {}
         out: dict[str, float] = {}
-        for k, transformer in enumerate(model.transformers):
+        transform = model.transformers.transform
+        for k in range(model.transformers.count):
             theta = aux["theta"][:, k].float()  # (B, P)
-            shares = in_frame(transformer.transform.grid(theta, aux["warped"].shape[3:]))
+            shares = in_frame(transform.grid(theta, aux["warped"].shape[3:]))
             out[f"st{k}/in_frame"] = shares.mean().item()
             out[f"st{k}/out_of_frame_images"] = (shares == 0).float().mean().item()
             for p in range(min(theta.shape[1], 8)):

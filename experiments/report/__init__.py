@@ -6,6 +6,7 @@ the results alone (sorted, no time stamps, no paths of the machine): the same re
 """
 
 from experiments.engine.result import Result
+from experiments.report.headline import headline
 from experiments.report.render import (
     COMMAND,
     GENERATED_TEX,
@@ -46,6 +47,7 @@ __all__ = [
     "csv_text",
     "document",
     "embed",
+    "headline",
     "latex",
     "load_results",
     "markdown",

@@ -11,7 +11,7 @@ from experiments.engine.smoothing import SmoothedClassification
 from experiments.report import Result, Row, Section, Table
 from experiments.sections.figures import some_photographs
 from stn import Transform
-from stn.datasets.birds import BODY, HEAD, PARTS
+from stn.datasets.bird_lists import BODY, HEAD, PARTS
 
 EXPERIMENTS = {
     "cub_cnn_224": "CNN, 224 px",
@@ -129,7 +129,7 @@ def found(model: nn.Module, theta: Tensor, parts: Tensor) -> dict[str, float]:
     """theta: (N, K, num_params).   parts: (N, 15, 3).   returns: as `Birdwatching.evaluate` says, in percent."""
     from stn.models.images import tiling  # torchvision: slow to import
 
-    transform, count = model.transformers[0].transform, theta.shape[1]
+    transform, count = model.transformers.transform, theta.shape[1]
     starts = tiling(transform, count).to(theta.device)
     generator = torch.Generator().manual_seed(0)
     numbers = {}

@@ -141,7 +141,7 @@ class Colocalisation(nn.Module):
 
     def at(self, model: nn.Module, share: float) -> None:
         """Told how much of the training is done. Not in `loss`: a recorded CUDA graph would repeat it as it was."""
-        model.transformers[0].head.hold_size(share < self.held_share)
+        model.head.hold_size(share < self.held_share)
 
     def describe(self, crops: Tensor) -> Tensor:
         """e(): (B, 1, h, w) -> (B, features), three vectors of unit length end to end."""
@@ -158,11 +158,12 @@ class Colocalisation(nn.Module):
         images, places = batch
         _, aux = model(images)
         crops = aux["warped"][:, 0]
-        transformer = model.transformers[0]
-        free = transformer.head.size_free
+        free = model.head.size_free
         own = (self.crop_ratio * aux["theta"][:, 0, :1]).clamp(max=1.0)
         side = free * own + (1 - free) * self.crop
-        grid = transformer.transform.grid(torch.cat([side, (1 - side) * places], 1), tuple(crops.shape[2:]))
+        grid = model.transformers.transform.grid(
+            torch.cat([side, (1 - side) * places], 1), tuple(crops.shape[2:])
+        )
         random = self.describe(sample(images, grid))
         hinge = triplet_hinge(self.describe(crops), random, self.margin)
         pairs = max(len(images) * (len(images) - 1), 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from experiments.report import Row, Section, Table
-from stn.datasets.mnist import DistortedDigits
+from stn.datasets.distorted import DistortedDigits
 
 # Test error in percent, ten classes; Jaderberg et al. 2015 (arXiv 1506.02025).
 # mnist_r, mnist_rts, mnist_p, mnist_e: Table 1, columns R, RTS, P, E.

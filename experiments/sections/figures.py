@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from stn import Transform
-from stn.datasets.photos import Photos
+from stn.datasets.images import ImageDataset
 
 COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#9b5de5")  # one per parallel transformer
 LINES = 25  # points along a drawn line, so that a bent one looks bent
@@ -72,6 +72,12 @@ def show(axes: Axes, image: Tensor) -> None:
         spine.set_visible(False)
 
 
+def _transforms(model: nn.Module) -> list[Transform]:
+    """The transform of each parallel transformer; empty for a network without any."""
+    parallel = getattr(model, "transformers", None)
+    return [] if parallel is None else [parallel.transform] * parallel.count
+
+
 @torch.inference_mode()
 def examples(model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, title: str) -> Path:
     """The layout of the paper's Table 1: input with the predicted outline, warped output, predicted class.
@@ -81,24 +87,22 @@ def examples(model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, ti
     device = next(model.parameters()).device
     logits, aux = model(images.to(device))
     predicted = logits.argmax(1).cpu()
-    transformers = list(getattr(model, "transformers", []))
-    count, rows = len(images), 1 + len(transformers)
+    transforms = _transforms(model)
+    count, rows = len(images), 1 + len(transforms)
     figure = Figure(figsize=(1.05 * count + 0.9, 1.2 * rows + 0.75), layout="constrained")
     axes = figure.subplots(rows, count, squeeze=False)
     for i in range(count):
         show(axes[0, i], images[i])
-        for k, transformer in enumerate(transformers):
+        for k, transform in enumerate(transforms):
             colour = COLOURS[k % len(COLOURS)]
-            draw_outline(
-                axes[0, i], transformer.transform, aux["theta"][i, k].cpu(), images.shape[-2:], colour
-            )
+            draw_outline(axes[0, i], transform, aux["theta"][i, k].cpu(), images.shape[-2:], colour)
             show(axes[1 + k, i], aux["warped"][i, k].float().cpu())
         right = predicted[i] == labels[i]
         text = f"{predicted[i]}" if right else f"{predicted[i]} (is {labels[i]})"
         axes[-1, i].set_xlabel(text, color="black" if right else "#c1121f", fontsize=11)
     axes[0, 0].set_ylabel("input", fontsize=10)
-    for k in range(len(transformers)):
-        axes[1 + k, 0].set_ylabel("ST output" if len(transformers) == 1 else f"ST {k + 1}", fontsize=10)
+    for k in range(len(transforms)):
+        axes[1 + k, 0].set_ylabel("ST output" if len(transforms) == 1 else f"ST {k + 1}", fontsize=10)
     figure.suptitle(title, fontsize=11)
     return _save(figure, path)
 
@@ -112,18 +116,18 @@ def pairs(model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, title
     """
     logits, aux = model(images.to(next(model.parameters()).device))
     predicted = logits.argmax(1).cpu()
-    transformers = list(getattr(model, "transformers", []))
+    transforms = _transforms(model)
     count, channels = images.shape[:2]
-    rows = channels * (1 + len(transformers))
+    rows = channels * (1 + len(transforms))
     figure = Figure(figsize=(1.15 * count + 1.2, 1.15 * rows + 0.75), layout="constrained")
     axes = figure.subplots(rows, count, squeeze=False)
     for i in range(count):
         for c in range(channels):
             show(axes[c, i], images[i, c : c + 1])
             axes[c, 0].set_ylabel(f"channel {c + 1}", fontsize=10)
-            for k, transformer in enumerate(transformers):
+            for k, transform in enumerate(transforms):
                 colour, theta = COLOURS[k % len(COLOURS)], aux["theta"][i, k].cpu()
-                draw_outline(axes[c, i], transformer.transform, theta, images.shape[-2:], colour)
+                draw_outline(axes[c, i], transform, theta, images.shape[-2:], colour)
                 row = channels * (1 + k) + c
                 show(axes[row, i], aux["warped"][i, k, c : c + 1].float().cpu())
                 axes[row, 0].set_ylabel(f"ST {k + 1}, ch. {c + 1}", fontsize=10, color=colour)
@@ -182,10 +186,10 @@ def projections(model: nn.Module, volumes: Tensor, labels: Tensor, path: Path, *
     logits, aux = model(volumes.to(next(model.parameters()).device))
     predicted = logits.argmax(1).cpu()
     sets = [("input", volumes)]
-    for k in range(len(getattr(model, "transformers", []))):
+    for k in range(len(_transforms(model))):
         sets.append(
             (
-                "ST output" if len(model.transformers) == 1 else f"ST {k + 1}",
+                "ST output" if model.transformers.count == 1 else f"ST {k + 1}",
                 aux["warped"][:, k].float().cpu(),
             )
         )
@@ -286,7 +290,7 @@ def collect(
         thetas.append(aux["theta"].float().cpu())
     assert before is not None
     theta = torch.cat(thetas)  # (N, K, num_params)
-    poses = [pose(t.transform, theta[:, k]) for k, t in enumerate(model.transformers)]  # type: ignore[arg-type]
+    poses = [pose(transform, theta[:, k]) for k, transform in enumerate(_transforms(model))]
     scale = counts.clamp(min=1)[:, None, None]
     return before / scale, [a / scale for a in after], poses
 
@@ -294,7 +298,7 @@ def collect(
 PHOTOGRAPHS = 8
 
 
-def some_photographs(model: nn.Module, data: Photos, folder: Path) -> dict[str, Path]:
+def some_photographs(model: nn.Module, data: ImageDataset, folder: Path) -> dict[str, Path]:
     """`photographs` of eight test images, evenly spread over the set; written into `folder`.
 
     returns: name -> path.
@@ -318,8 +322,8 @@ def photographs(
     """
     logits, aux = model(images.to(next(model.parameters()).device))
     predicted = logits.argmax(1).cpu()
-    transformers = list(getattr(model, "transformers", []))
-    each = 1 + len(transformers)
+    transforms = _transforms(model)
+    each = 1 + len(transforms)
     pairs = 2 if len(images) % 2 == 0 else 1  # photographs in a row
     rows = len(images) // pairs
     figure = Figure(figsize=(2.1 * each * pairs, 2.35 * rows + 0.5), layout="constrained")
@@ -327,9 +331,9 @@ def photographs(
     for i in range(len(images)):
         line = axes[i // pairs, (i % pairs) * each :]
         show(line[0], images[i])
-        for k, transformer in enumerate(transformers):
+        for k, transform in enumerate(transforms):
             colour = COLOURS[k % len(COLOURS)]
-            draw_outline(line[0], transformer.transform, aux["theta"][i, k].cpu(), images.shape[-2:], colour)
+            draw_outline(line[0], transform, aux["theta"][i, k].cpu(), images.shape[-2:], colour)
             show(line[1 + k], aux["warped"][i, k].float().cpu())
             for spine in line[1 + k].spines.values():
                 spine.set(visible=True, color=colour, linewidth=2.5)

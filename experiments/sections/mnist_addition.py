@@ -119,12 +119,10 @@ class Addition(Classification):
         shares, places, windows = [], [], []
         for images, _ in batches:
             theta = model(images)[1]["theta"]  # (B, K, P)
-            each = list(enumerate(model.transformers))
-            shares.append(torch.stack([mass_inside(images, t.transform, theta[:, k]) for k, t in each], 1))
+            transform, each = model.transformers.transform, theta.unbind(1)
+            shares.append(torch.stack([mass_inside(images, transform, one) for one in each], 1))
             middle = torch.zeros(1, 2, device=images.device)
-            windows.append(
-                torch.stack([t.transform.map_points(theta[:, k], middle)[:, 0] for k, t in each], 1)
-            )
+            windows.append(torch.stack([transform.map_points(one, middle)[:, 0] for one in each], 1))
             places.append(centres(images))
         model.train()
         share, window, place = torch.cat(shares), torch.cat(windows), torch.cat(places)

@@ -148,7 +148,9 @@ def _source(ours: _Run, theirs: Sequence[_Run], level: int) -> str:
     source = " / ".join(dict.fromkeys(run.row for run in theirs))
     cells = [run.cell for run in theirs if run.cell]
     if level != 2 and cells:
-        columns = [header for key, header in cells[0][0].columns.items() if key in {cell[2] for cell in cells}]
+        columns = [
+            header for key, header in cells[0][0].columns.items() if key in {cell[2] for cell in cells}
+        ]
         more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
         source += f" on {', '.join(columns[:SHOWN])}{more}"
     return f"from {source}{f' in {trainers}' if other_schedule else ''}"

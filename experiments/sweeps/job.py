@@ -35,6 +35,7 @@ class Job:
     Attributes:
         overrides: of `train.py`.
         cfg: the configuration that they make.
+        name: the run's, of `run_name`.
         folder: the run directory.
         published: where its result is copied to; None: nowhere.
         cell: table, row and column that its result stands in; None: in no table.
@@ -43,6 +44,7 @@ class Job:
 
     overrides: Overrides
     cfg: DictConfig = field(repr=False)
+    name: str
     folder: Path
     published: Path | None = None
     cell: tuple[str, Row, str] | None = None
@@ -70,15 +72,16 @@ class Job:
             make: overrides -> configuration.
         """
         words = Overrides.parse(overrides)
-        folder = root / rundir.run_dir(cfg, words.words)
-        published = results and results / "runs" / cfg.experiment / f"{folder.parent.name}-{folder.name}.json"
+        name = rundir.run_name(cfg, words)
+        folder = root / rundir.run_dir(cfg, words)
+        published = results and results / "runs" / cfg.experiment / f"{name}-seed_{cfg.seed}.json"
         needed = tuple(cls.of(one.cfg, one.overrides, root=root, make=make) for one in required(cfg, make))
-        return cls(words, cfg, folder, published, cell, needed)
+        return cls(words, cfg, name, folder, published, cell, needed)
 
     @property
     def label(self) -> str:
         """Such as `mnist_r/cnn-fast-seed_0`: below results/runs, the result's file without its ending."""
-        return f"{self.cfg.experiment}/{self.folder.parent.name}-{self.folder.name}"
+        return f"{self.cfg.experiment}/{self.name}-seed_{self.cfg.seed}"
 
     @property
     def seed(self) -> int:

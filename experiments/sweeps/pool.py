@@ -2,11 +2,23 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+from experiments.engine.build import UserError
+from experiments.engine.machine import usual_jobs
+from experiments.engine.overrides import Overrides
 from experiments.sweeps import process
 from experiments.sweeps.job import LOG, Job
+
+
+def parse_jobs(count: int | None, overrides: Sequence[str]) -> int:
+    """How many runs at a time; None: as many as this machine carries. Raises UserError for fewer than one."""
+    device = Overrides.parse(overrides).value("device", "auto")
+    at_once = usual_jobs(device) if count is None else count
+    if at_once < 1:
+        raise UserError(f"--jobs {count} is not valid: it is a whole number from 1.")
+    return at_once
 
 
 def run_pool(

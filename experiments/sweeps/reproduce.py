@@ -21,7 +21,7 @@ from experiments.engine.configuration import CONFIGS, composing
 from experiments.engine.durations import duration
 from experiments.engine.files import ROOT
 from experiments.engine.identity import config_hash, decides
-from experiments.engine.machine import threads_of, usual_jobs
+from experiments.engine.machine import threads_of
 from experiments.engine.overrides import Overrides
 from experiments.engine.required import Compose
 from experiments.engine.result import Result
@@ -85,7 +85,9 @@ def plan(
         cells.sort(key=lambda cell: cell[0])
         by_cell = []
         # On a terminal: composing takes a tenth of a second a cell.
-        for _, definition, row, column in tqdm(cells, desc="planning", unit="cell", leave=False, disable=None):
+        for _, definition, row, column in tqdm(
+            cells, desc="planning", unit="cell", leave=False, disable=None
+        ):
             named = definition.trainers.get(trainer, trainer)
             words = [*definition.overrides(row, column), *more, f"trainer={named}", *shared.words]
             by_cell.append(_jobs(make, words, seeds, results, (definition.name, row, column)))
@@ -184,15 +186,6 @@ def parse_seeds(text: str) -> list[int]:
     if not all(seed.isdigit() for seed in text.split(",")):
         raise UserError(f"--seeds {text} is not a list of seeds: write 0,1,2.")
     return [int(seed) for seed in text.split(",")]
-
-
-def parse_jobs(count: int | None, overrides: Sequence[str]) -> int:
-    """How many runs at a time; None: as many as this machine carries. Raises UserError for fewer than one."""
-    device = Overrides.parse(overrides).value("device", "auto")
-    at_once = usual_jobs(device) if count is None else count
-    if at_once < 1:
-        raise UserError(f"--jobs {count} is not valid: it is a whole number from 1.")
-    return at_once
 
 
 def reproduce(
@@ -326,7 +319,9 @@ def overview(
             title = TABLES[name].title if name else "required by them"
             lines.append([title, of_cells, len(left), time, len(left) - len(seconds)])
     heads = ["table", "cells filled", "runs missing", "time left", "runs of unknown time"]
-    report(tabulate(lines, heads, colalign=("left", "right", "right", "right", "right"), disable_numparse=True))
+    report(
+        tabulate(lines, heads, colalign=("left", "right", "right", "right", "right"), disable_numparse=True)
+    )
     total = sum(one.seconds for one in known.values() if one)
     at_a_time = f", {duration(total / at_once)} with {at_once} at a time" if at_once > 1 else ""
     report(

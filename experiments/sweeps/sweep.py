@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
+from experiments.engine.configuration import Files
 from experiments.engine.overrides import Overrides, word
 from experiments.sweeps import process
 from experiments.sweeps.job import LOG, Job, Outcome, blocked, outcome, summary, unfinished
@@ -102,7 +103,7 @@ def work(cfg: DictConfig, overrides: Sequence[str]) -> Outcome:
         overrides: of the sweep and of the run.
     """
     job = Job.of(cfg, Overrides.parse(overrides).without("sweep", "launcher").words)
-    words = job.overrides.words
+    words = [*Files.in_use().options, *job.overrides.words]
     if cfg.threads is not None and "threads" not in job.overrides:
         words.append(word("threads", cfg.threads))  # the launcher's
     alone = HydraConfig.get().runtime.choices["hydra/launcher"] == "basic"

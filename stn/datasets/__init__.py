@@ -1,1 +1,1 @@
-"""Data sets and distortions: pure functions of images and a torch.Generator."""
+"""Data sets, their training streams and fixed test sets, and the distortions of the paper."""

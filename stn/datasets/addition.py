@@ -8,15 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stn.datasets.mnist import DistortedDigits, FixedSet, stream_seed
+from stn.datasets.distorted import DistortedDigits
+from stn.datasets.streams import FixedSet
+from stn.seeds import stream_seed
 
 __all__ = ["AddedDigits", "PairStream"]
 
 
 class PairStream:
-    """Training pairs without end: two digits drawn at random, each distorted afresh, independently of the other.
+    """Training pairs without end: two digits drawn at random, each distorted afresh and independently of the other.
 
-    With the state restored, the same batches follow, to the bit.
+    From a restored state the same batches follow, to the bit.
+
+    Args:
+        images: (N, 1, H, H), uint8, the training digits.
+        labels: (N,), 0 to 9.
+        distort: (images, generator) -> distorted images (B, 1, S, S), float32 in [0, 1].
+        batch_size: number of pairs.
+        seed: of draws and distortions.
+
+    Example:
+        >>> images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
+        >>> stream = PairStream(images, labels, lambda x, _: x.float() / 255, batch_size=4, seed=0)
+        >>> batch, sums = stream.next_batch()
+        >>> batch.shape, sums.shape
+        (torch.Size([4, 2, 28, 28]), torch.Size([4]))
     """
 
     def __init__(
@@ -32,24 +48,49 @@ class PairStream:
         self.generator = torch.Generator(images.device).manual_seed(stream_seed(seed, "train pairs"))
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        """returns: images (batch_size, 2, S, S) float32 in [0, 1] and sums (batch_size,), on the data's device."""
+        """The next batch.
+
+        Returns:
+            Images (batch_size, 2, S, S), float32 in [0, 1], and sums (batch_size,), on the device of the digits.
+        """
         return self.batch(self.draw())
 
     def draw(self) -> Tensor:
-        """Which digits come next: (batch_size, 2), indices into the training digits."""
+        """The first half of `next_batch`: which digits come next.
+
+        Returns:
+            (batch_size, 2), indices into the training digits.
+        """
         size = (self.batch_size, 2)
         return torch.randint(len(self.images), size, generator=self.generator, device=self.images.device)
 
     def batch(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """These pairs distorted afresh, as in `next_batch`. Waits for nothing: a CUDA graph may record it."""
+        """The second half of `next_batch`: these pairs, distorted.
+
+        It never waits for a GPU, so that a CUDA graph may record it.
+
+        Args:
+            drawn: (batch_size, 2), as of `draw`.
+
+        Returns:
+            As `next_batch`.
+        """
         images = self.distort(self.images.index_select(0, drawn.flatten()), self.generator)
         return images.unflatten(0, (-1, 2)).flatten(1, 2), self.labels[drawn].sum(1)
 
     def state_dict(self) -> dict[str, Any]:
+        """The state, for `load_state_dict`: generator and number of digits."""
         return {"generator": self.generator.get_state(), "digits": len(self.images)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """raises: ValueError for the state of a stream over another number of digits."""
+        """Restores a state.
+
+        Args:
+            state: as of `state_dict`, on any device.
+
+        Raises:
+            ValueError: The state is of a stream over another number of digits.
+        """
         if state["digits"] != len(self.images):
             raise ValueError(
                 f"The state is of a stream over {state['digits']} training digits, and here are "
@@ -65,9 +106,17 @@ class PairStream:
 
 
 class AddedDigits(DistortedDigits):
-    """Pairs of digits, a channel each, labelled with their sum, 0 to 18. Arguments as of `DistortedDigits`.
+    """Pairs of digits, one in each channel, labelled with their sum, 0 to 18 (appendix A.1).
 
-    A fixed set pairs digit i with digit p(i) of one seeded permutation, so each digit is in it twice, once a channel.
+    Arguments and errors are those of `DistortedDigits`. A fixed set pairs digit i with digit p(i) of a seeded
+    permutation p: every digit is in it twice, once in each channel.
+
+    Example:
+        >>> from stn.datasets.digits import load_digits
+        >>> from stn.datasets.distortions import rotate
+        >>> data = AddedDigits(load_digits(), rotate)
+        >>> data.in_shape, data.num_classes, len(data.test.images)
+        ((2, 28, 28), 19, 360)
     """
 
     num_classes = 19
@@ -78,6 +127,14 @@ class AddedDigits(DistortedDigits):
         return 2 * channels, *size
 
     def train_stream(self, batch_size: int) -> PairStream:  # type: ignore[override]
+        """Training pairs without end.
+
+        Args:
+            batch_size: number of pairs.
+
+        Returns:
+            A new stream, at its start.
+        """
         return PairStream(self._images, self._labels, self._distort, batch_size=batch_size, seed=self._seed)
 
     def _fix(

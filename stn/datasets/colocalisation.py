@@ -1,4 +1,4 @@
-"""Co-localisation (appendix A.2): images that share one digit class, and random crops of them to compare with."""
+"""Co-localisation (appendix A.2): images that contain one digit class each, and places for random crops of them."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -6,8 +6,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from stn.datasets.digits import Digits
+from stn.datasets.distorted import bind_source
 from stn.datasets.distortions import draw_clutter, paste_clutter
-from stn.datasets.mnist import Digits, FixedSet, TrainStream, bind_source, stream_seed
+from stn.datasets.streams import FixedSet, TrainStream
+from stn.seeds import stream_seed
 
 __all__ = ["CropStream", "SharedDigit", "place_digit"]
 
@@ -21,11 +24,29 @@ def place_digit(
     patches: int = 16,
     patch_size: int = 6,
 ) -> tuple[Tensor, Tensor]:
-    """The unscaled digit at a uniform whole-pixel place (T), among patches of other digits (TC), and where it is.
+    """T or TC of appendix A.2: each unscaled digit at a uniform whole-pixel place, and its box.
 
-    patches: 0 for T. The rest as in `stn.datasets.distortions.translate_clutter`.
-    images: (B, 1, H, H), floating point in [0, 1].
-    returns: (B, 1, canvas, canvas), and boxes (B, 4): left, top, right, bottom in pixels, edges not centres.
+    Args:
+        images: (B, 1, H, H), floating point in [0, 1].
+        generator: on the device of the images.
+        source: (N, 1, H, W), the digits that patches are cut from.
+        canvas: side of the result, pixels.
+        patches: number of patches of other digits: 0 for T, 16 for TC.
+        patch_size: side of a patch, pixels.
+
+    Returns:
+        Images (B, 1, canvas, canvas) in [0, 1], and boxes (B, 4), left, top, right, bottom in pixels between the edges
+        of pixels.
+
+    Raises:
+        ValueError: The canvas has no room for the patches.
+
+    Example:
+        >>> digit, generator = torch.ones(2, 1, 28, 28), torch.Generator().manual_seed(0)
+        >>> images, boxes = place_digit(digit, generator, source=digit, patches=0)
+        >>> left, top, right, bottom = boxes[0].int().tolist()
+        >>> images.shape, bool((images[0, 0, top:bottom, left:right] == 1).all()), right - left
+        (torch.Size([2, 1, 84, 84]), True, 28)
     """
     side = images.shape[-1]
     clutter = draw_clutter(images, generator, source, canvas, patches, patch_size)
@@ -34,31 +55,59 @@ def place_digit(
 
 
 class CropStream(TrainStream):
-    """Batches of the images, in a new order every time round, each with a uniform place for a random crop of it.
+    """Training batches without end: images in a new order every epoch, each with a uniform place for a random crop.
 
-    roll: each image is moved by up to so many pixels, across and down, what leaves it coming in at the other side.
-    With the state restored, the same batches follow, to the bit.
+    From a restored state the same batches follow, to the bit.
+
+    Args:
+        images: (N, 1, S, S), uint8.
+        roll: each image is shifted by up to so many pixels across and down; what leaves it comes in at the other side.
+        batch_size: from 1 to N.
+        seed: of order, shifts and places.
+
+    Raises:
+        ValueError: The batch is larger than the number of images, or empty.
     """
 
     def __init__(self, images: Tensor, *, roll: int, batch_size: int, seed: int) -> None:
-        labels = torch.zeros(len(images), device=images.device)  # there is nothing to tell
+        labels = torch.zeros(len(images), device=images.device)  # never used: there are none
         super().__init__(images, labels, lambda images, _: images, batch_size=batch_size, seed=seed)
         self.roll = roll
 
     def batch(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """returns: images (B, 1, S, S) in [0, 1]; places (B, 2), x and y, from -1 for a crop at the left or upper edge
-        of the image to 1 at the right or lower one, whatever the crop's size.
+        """The second half of `next_batch`.
+
+        Args:
+            drawn: (B,), as of `draw`.
+
+        Returns:
+            Images (B, 1, S, S), float32 in [0, 1]; and places (B, 2), x and y of a crop of any size, from -1 at the
+            left or upper edge of the image to 1 at the right or lower one.
         """
         images = self.images.index_select(0, drawn).float() / 255
         if self.roll:
             span = 2 * self.roll + 1
             shift = torch.randint(span, (2, len(drawn), 1), generator=self.generator, device=images.device)
-            images = rolled(images, *(shift - self.roll))
+            images = roll_each(images, *(shift - self.roll))
         return images, 2 * torch.rand(len(drawn), 2, generator=self.generator, device=images.device) - 1
 
 
-def rolled(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Each image moved in a circle.   images: (B, 1, S, S).   down, right: (B, 1), whole pixels."""
+def roll_each(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Shifts each image by its own number of pixels, as torch.roll; what leaves it comes in at the other side.
+
+    Args:
+        images: (B, 1, S, S).
+        down: (B, 1), int64, pixels.
+        right: (B, 1), int64, pixels.
+
+    Returns:
+        (B, 1, S, S).
+
+    Example:
+        >>> image = torch.arange(4.0).reshape(1, 1, 2, 2)
+        >>> roll_each(image, torch.tensor([[0]]), torch.tensor([[1]])).tolist()
+        [[[[1.0, 0.0], [3.0, 2.0]]]]
+    """
     side = images.shape[-1]
     span = torch.arange(side, device=images.device)
     rows, columns = (span - down) % side, (span - right) % side  # (B, S)
@@ -67,15 +116,37 @@ def rolled(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 class SharedDigit:
-    """Images with a digit of one class each, to be found without ever being told where it is or what it looks like.
+    """Images that contain a digit of one class each, to be located without any label (appendix A.2).
 
-    The images are a fixed draw, made on the CPU in float64: the same on every machine and for every seed. They are
-    test digits, which the network that describes crops was not trained on. The test set's labels are the digits' boxes.
+    The images are a fixed draw, made on the CPU in float64: the same on every machine and for every seed. They show
+    test digits, on which the network that describes crops was not trained. The labels of the test set are the boxes of
+    the digits.
 
-    place: `place_digit`, its options bound.   digit: the class, 0 to 9.   count: at most so many images.
-    roll: as of `CropStream`; training images only.   val_size: must be 0; there is nothing to hold out.
-    seed: of the order and the random crops.   test_seed: of the images.
-    raises: ValueError for a class there is not, or images to hold out.
+    Args:
+        digits: the undistorted digits.
+        distort: `place_digit` with its options bound.
+        digit: the class, 0 to 9.
+        count: at most so many images.
+        roll: as of `CropStream`, in training.
+        val_size: must be 0, since no labels are learnt from.
+        seed: of order, shifts and crops in training.
+        test_seed: of the images.
+        device: of the images.
+
+    Attributes:
+        name: of the undistorted digits.
+        val: None.
+        test: the `FixedSet` of images and boxes (N, 4).
+
+    Raises:
+        ValueError: `digit`, `roll` or `val_size` is out of range.
+
+    Example:
+        >>> from functools import partial
+        >>> from stn.datasets.digits import load_digits
+        >>> data = SharedDigit(load_digits(), partial(place_digit, patches=0), digit=3, count=10)
+        >>> data.in_shape, data.test.labels.shape
+        ((1, 84, 84), torch.Size([10, 4]))
     """
 
     def __init__(
@@ -95,7 +166,7 @@ class SharedDigit:
             raise ValueError(f"dataset.digit={digit} is not valid: choose a class from 0 to 9.")
         if val_size:
             raise ValueError(
-                f"dataset.val_size={val_size} is not valid here: nothing is learnt from labels, so nothing is held out."
+                f"dataset.val_size={val_size} is not valid here: no labels are learnt from, so no image is held out."
             )
         if roll < 0:
             raise ValueError(f"dataset.roll={roll} is not valid: it is a number of pixels from 0.")
@@ -104,20 +175,30 @@ class SharedDigit:
         self.digit = digit
         self._seed, self._roll = seed, roll
         generator = torch.Generator().manual_seed(stream_seed(test_seed, f"co-localisation {digit}"))
-        mine = (digits.test_labels == digit).nonzero()[:, 0]
-        mine = mine[torch.randperm(len(mine), generator=generator)][:count]
+        chosen = (digits.test_labels == digit).nonzero()[:, 0]
+        chosen = chosen[torch.randperm(len(chosen), generator=generator)][:count]
         place = bind_source(distort, digits.train_images)
-        images, self._boxes = place(digits.test_images[mine].double() / 255, generator)
+        images, self._boxes = place(digits.test_images[chosen].double() / 255, generator)
         self._images = (images * 255).round().to(torch.uint8).to(self.device)
         self.val = None
 
     @property
     def in_shape(self) -> tuple[int, ...]:
-        """(C, H, W) of an image."""
+        """The shape of the network's input, (C, H, W)."""
         return tuple(self._images.shape[1:])
 
     def train_stream(self, batch_size: int) -> CropStream:
-        """Batches of `batch_size`, or of all images where there are fewer."""
+        """Training batches without end.
+
+        Args:
+            batch_size: from 1; of all images where there are fewer.
+
+        Returns:
+            A new stream, at its start.
+
+        Raises:
+            ValueError: The batch is empty.
+        """
         return CropStream(
             self._images,
             roll=self._roll,

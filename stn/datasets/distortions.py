@@ -1,11 +1,11 @@
 """The distortions of section 4.1 and appendix A.4: R, RTS, P, E, TC, for a whole batch at once.
 
-Each is a pure function of images and a torch.Generator, which are on one device, and draws from nothing else.
+Each is a pure function of images and a torch.Generator on the same device, and uses no other random numbers.
 
-Convention: images (B, 1, H, H), uint8 or floating point in [0, 1]; returned (B, 1, S, S) in [0, 1], float64 for float64
-images, else float32; S is the canvas, or H where a distortion has none. Black is 0 and outside is 0, so padding and
-background agree. Lengths are in pixels, places from the canvas' centre with x to the right and y down, angles in
-degrees, positive turning the digit clockwise as displayed.
+Convention: images are (B, 1, H, H), uint8, or floating point in [0, 1]. The result is (B, 1, S, S) in [0, 1], float64
+for float64 images, else float32; S is the canvas, or H where a distortion has none. The background is 0, and so is what
+lies outside. Lengths are in pixels. Places are measured from the centre of the canvas, x to the right and y down.
+Angles are in degrees; a positive one turns the digit clockwise as displayed.
 """
 
 import math
@@ -36,7 +36,21 @@ _SPLINE = ThinPlateSpline((4, 4))
 
 
 def rotate(images: Tensor, generator: torch.Generator, *, max_angle: float = 90.0) -> Tensor:
-    """R: turned about the centre by an angle uniform in +-max_angle degrees; the canvas is the image's own."""
+    """R: turns each image about its centre by a uniform random angle (appendix A.4).
+
+    Args:
+        images: (B, 1, H, H), uint8, or floating point in [0, 1].
+        generator: on the device of the images.
+        max_angle: degrees; the angle is uniform in +-max_angle.
+
+    Returns:
+        (B, 1, H, H).
+
+    Example:
+        >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
+        >>> rotate(images, generator).shape
+        torch.Size([2, 1, 28, 28])
+    """
     images = _to_float(images)
     angle = _uniform(images, generator, -max_angle, max_angle)
     one, zero = torch.ones_like(angle), torch.zeros_like(angle)
@@ -51,10 +65,27 @@ def rotate_translate_scale(
     max_angle: float = 45.0,
     scale: tuple[float, float] = (0.7, 1.2),
 ) -> Tensor:
-    """RTS: turned, scaled, and put at a uniform random place of the canvas where the scaled (unturned) box fits.
+    """RTS: turns and scales each image, and puts it at a uniform random place of a canvas (appendix A.4).
 
-    max_angle: degrees, uniform in +-.   scale: uniform between the two.
-    raises: ValueError where the largest box does not fit the canvas.
+    The box of the scaled image, before it is turned, stays on the canvas.
+
+    Args:
+        images: (B, 1, H, H), uint8, or floating point in [0, 1].
+        generator: on the device of the images.
+        canvas: side of the result, pixels.
+        max_angle: degrees; the angle is uniform in +-max_angle.
+        scale: the size is uniform between the two; above 1 enlarges.
+
+    Returns:
+        (B, 1, canvas, canvas).
+
+    Raises:
+        ValueError: The largest box does not fit the canvas.
+
+    Example:
+        >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
+        >>> rotate_translate_scale(images, generator).shape
+        torch.Size([2, 1, 42, 42])
     """
     images = _to_float(images)
     side = images.shape[-1]
@@ -73,10 +104,23 @@ def rotate_translate_scale(
 def project(
     images: Tensor, generator: torch.Generator, *, scale: tuple[float, float] = (0.75, 1.0), std: float = 5.0
 ) -> Tensor:
-    """P: scaled about the centre, then each corner, and the image with it, moved by N(0, std) pixels per coordinate.
+    """P: scales each image about its centre, then moves its corners at random, by a homography (appendix A.4).
 
-    scale: uniform between the two.   std: pixels of the canvas, whatever the scale. About 1.4 % of the quads so drawn
-    are not convex and cannot hold the whole digit: see `warp_quad`.
+    About 1.4 % of the quadrilaterals are not convex and cannot hold the whole digit, see `warp_quad`.
+
+    Args:
+        images: (B, 1, H, H), uint8, or floating point in [0, 1].
+        generator: on the device of the images.
+        scale: the size is uniform between the two.
+        std: standard deviation of the normal shift of each corner's coordinate, pixels, whatever the scale.
+
+    Returns:
+        (B, 1, H, H).
+
+    Example:
+        >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
+        >>> project(images, generator).shape
+        torch.Size([2, 1, 28, 28])
     """
     images = _to_float(images)
     side = images.shape[-1]
@@ -90,10 +134,24 @@ def project(
 def elastic(
     images: Tensor, generator: torch.Generator, *, scale: tuple[float, float] = (0.75, 1.0), std: float = 1.5
 ) -> Tensor:
-    """E: scaled about the centre, then warped by a 4x4 thin plate spline, its points moved by N(0, std) pixels.
+    """E: scales each image about its centre, then warps it by a 4x4 thin plate spline (appendix A.4).
 
-    scale: uniform between the two.   std: pixels of the canvas, per coordinate. The noise moves source positions on the
-    canvas. The spline is linear in them, so that dividing them by the scale is exactly "scale, then elastic".
+    The source positions of the control points are moved at random. The spline is linear in them, so dividing them by
+    the scale is exactly "scale, then warp".
+
+    Args:
+        images: (B, 1, H, H), uint8, or floating point in [0, 1].
+        generator: on the device of the images.
+        scale: the size is uniform between the two.
+        std: standard deviation of the normal shift of each coordinate, pixels.
+
+    Returns:
+        (B, 1, H, H).
+
+    Example:
+        >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
+        >>> elastic(images, generator).shape
+        torch.Size([2, 1, 28, 28])
     """
     images = _to_float(images)
     side = images.shape[-1]
@@ -112,30 +170,71 @@ def translate_clutter(
     patches: int = 6,
     patch_size: int = 6,
 ) -> Tensor:
-    """TC: the unscaled digit at a uniform whole-pixel place, and patches of other digits beside its box.
+    """TC: puts each image at a uniform whole-pixel place of a canvas, and patches of other digits beside it.
 
-    source: (N, 1, H, W), the digits that patches are cut from, at uniform places. Each patch lands uniformly on the
-    places where it does not touch the digit's box; where patches overlap, the brighter pixel stays.
-    canvas, patch_size: pixels.   raises: ValueError for a canvas on which a patch may find no such place.
+    Patches are cut at uniform places (appendix A.4). Each lands uniformly on the places where it does not touch the box
+    of the digit. Where patches overlap, the brighter pixel stays.
+
+    Args:
+        images: (B, 1, H, H), uint8, or floating point in [0, 1].
+        generator: on the device of the images.
+        source: (N, 1, H, W), the digits that patches are cut from.
+        canvas: side of the result, pixels.
+        patches: number of patches.
+        patch_size: side of a patch, pixels.
+
+    Returns:
+        (B, 1, canvas, canvas).
+
+    Raises:
+        ValueError: The canvas has no room for a patch beside the digit.
+
+    Example:
+        >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
+        >>> translate_clutter(images, generator, source=images).shape
+        torch.Size([2, 1, 60, 60])
     """
     images = _to_float(images)
     return paste_clutter(images, draw_clutter(images, generator, source, canvas, patches, patch_size), canvas)
 
 
 class Clutter(NamedTuple):
-    """Where things stand on the canvas, upper left corners in whole pixels, and the patches themselves."""
+    """The upper left corners of a digit and its patches on the canvas, in whole pixels, and the patches.
 
-    left: Tensor  # (B,), the digit's
-    top: Tensor  # (B,)
-    row: Tensor  # (B, P), the patches'
-    column: Tensor  # (B, P)
-    cut: Tensor  # (B, P, patch_size, patch_size), in [0, 1]
+    Attributes:
+        left: (B,), of the digit.
+        top: (B,), of the digit.
+        row: (B, P), of the patches.
+        column: (B, P), of the patches.
+        cut: (B, P, patch_size, patch_size), the patches, in [0, 1].
+    """
+
+    left: Tensor
+    top: Tensor
+    row: Tensor
+    column: Tensor
+    cut: Tensor
 
 
 def draw_clutter(
     images: Tensor, generator: torch.Generator, source: Tensor, canvas: int, patches: int, patch_size: int
 ) -> Clutter:
-    """The random part of `translate_clutter`."""
+    """The random part of `translate_clutter`.
+
+    Args:
+        images: (B, 1, H, H), uint8, or floating point in [0, 1].
+        generator: on the device of the images.
+        source: (N, 1, H, W), the digits that patches are cut from.
+        canvas: side of the canvas, pixels.
+        patches: number of patches.
+        patch_size: side of a patch, pixels.
+
+    Returns:
+        Places and patches.
+
+    Raises:
+        ValueError: The canvas has no room for a patch beside the digit.
+    """
     batch, side, device = len(images), images.shape[-1], images.device
     places = canvas - patch_size + 1  # per axis
     if canvas < side + 2 * patch_size - 1:  # less, and a digit in the middle leaves too little on either side
@@ -174,9 +273,15 @@ def draw_clutter(
 
 
 def paste_clutter(images: Tensor, clutter: Clutter, canvas: int) -> Tensor:
-    """Patches, the brighter pixel staying, then the digits' boxes on top of them.
+    """The deterministic part of `translate_clutter`: the patches, and the boxes of the digits on top of them.
 
-    images: (B, 1, H, H), floating point.   returns: (B, 1, canvas, canvas).
+    Args:
+        images: (B, 1, H, H), floating point.
+        clutter: as of `draw_clutter`.
+        canvas: side of the result, pixels.
+
+    Returns:
+        (B, 1, canvas, canvas).
     """
     batch, side, device = len(images), images.shape[-1], images.device
     left, top, row, column, cut = clutter
@@ -190,11 +295,23 @@ def paste_clutter(images: Tensor, clutter: Clutter, canvas: int) -> Tensor:
 
 
 def warp_affine(images: Tensor, canvas: int, angle: Tensor, scale: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Images turned, scaled about their centre, and put with the centre at (x, y) from the canvas' centre.
+    """Turns and scales images about their centre, and puts the centre at (x, y).
 
-    images: (B, 1, H, H), floating point.   angle: (B,), degrees, positive clockwise as displayed.   scale: (B,), above
-    1 enlarges.   x, y: (B,), pixels, to the right and down.
-    returns: (B, 1, canvas, canvas).
+    Args:
+        images: (B, 1, H, H), floating point.
+        canvas: side of the result, pixels.
+        angle: (B,), degrees, positive clockwise as displayed.
+        scale: (B,), above 1 enlarges.
+        x: (B,), pixels to the right of the canvas' centre.
+        y: (B,), pixels below the canvas' centre.
+
+    Returns:
+        (B, 1, canvas, canvas).
+
+    Example:
+        >>> one, zero, image = torch.ones(1), torch.zeros(1), torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> warp_affine(image, 2, 90 * one, one, zero, zero).tolist()
+        [[[[3.0, 1.0], [4.0, 2.0]]]]
     """
     side = images.shape[-1]
     radians = angle * (math.pi / 180)
@@ -209,14 +326,25 @@ def warp_affine(images: Tensor, canvas: int, angle: Tensor, scale: Tensor, x: Te
 
 
 def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
-    """Images with their four corners moved to `corners`, by the homography through them.
+    """Moves the four corners of images to given places, by the homography through them.
 
-    images: (B, 1, H, W), floating point.   corners: (B, 4, 2), normalised, in the order upper left, upper right, lower
-    right, lower left.   returns: (B, 1, H, W).
+    Points beyond the horizon, seen from the image's centre, count as outside, so that no mirror image appears. For a
+    convex quadrilateral none of the image lies there. Where a corner lies inside the triangle of the others, the
+    opposite corner of the image does, and is lost. Three corners in a line, or a quadrilateral without area, give a
+    black image.
 
-    Points beyond the horizon, seen from the image's centre, are outside, so that no mirror image shows. For a convex
-    quad none of the image is there; where a corner lies inside the triangle of the others, the opposite corner of the
-    image is, and is lost. Three corners in a line, or a quad of no area, give a black image.
+    Args:
+        images: (B, 1, H, W), floating point.
+        corners: (B, 4, 2), (x, y) from -1 to 1 between the image's outer edges; upper left, upper right, lower right,
+            lower left.
+
+    Returns:
+        (B, 1, H, W).
+
+    Example:
+        >>> image, square = torch.rand(1, 1, 8, 8), torch.tensor([[[-1.0, -1], [1, -1], [1, 1], [-1, 1]]])
+        >>> bool((warp_quad(image, square) - image).abs().max() < 1e-5)
+        True
     """
     # Homography from the square to the quad in closed form (Heckbert 1989, eq. 2.9-2.13 scaled to avoid division).
     p0, p1, p2, p3 = corners.unbind(1)
@@ -234,8 +362,8 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
     back = torch.stack(
         [b.cross(c, dim=1), c.cross(a, dim=1), a.cross(b, dim=1)], dim=1
     )  # adjugate: quad -> square
-    # The way back's w is the determinant over the way there's, so it has one sign on each side of the horizon. The
-    # centre's side is taken (not a corner's: of a quad that is not convex that corner may be the one beyond).
+    # w of the inverse is the determinant divided by w of the homography: its sign tells the side of the horizon. The
+    # centre's side is kept, not a corner's: of a quadrilateral that is not convex, that corner may be the one beyond.
     determinant, centre = (a * back[:, 0]).sum(1), (area + (g + h) / 2)[:, 0]
     side = torch.sign(determinant * centre)[:, None, None]
     back = back * side
@@ -246,13 +374,13 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
     back = torch.where(side == 0, _nowhere(images.device, images.dtype), back)
     columns = homogeneous_grid(tuple(images.shape[-2:]), images.device, images.dtype)
     mapped = (back.reshape(-1, 3) @ columns).unflatten(0, (-1, 3))  # (B, 3, N)
-    # Beyond the horizon w is negative; divided by next to nothing instead, a point lands far outside.
+    # Beyond the horizon w is negative. Divided by a tiny number instead, a point lands far outside.
     tiny = 1e-9 * back.abs().amax((1, 2))[:, None, None].clamp(min=1e-25)
     source = (mapped[:, :2] / mapped[:, 2:].maximum(tiny)).clamp(-4, 4)
     return sample(images, source.mT.reshape(len(images), *images.shape[-2:], 2))
 
 
-# Constants are sent to a device once: a CUDA graph cannot record a copy from the host.
+# Constants are cached on their device: a CUDA graph cannot record a copy from the host.
 @lru_cache
 def _corners(device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
@@ -276,7 +404,7 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _meeting(start: Tensor, side: int, patch: int, places: int) -> tuple[Tensor, Tensor]:
-    """Of the `places` along one axis: the first that meets a box at `start`, and how many do."""
+    """Of the places of a patch along one axis: the first that touches the box at `start`, and how many do."""
     first = (start - patch + 1).clamp(min=0)
     return first, (start + side).clamp(max=places) - first
 

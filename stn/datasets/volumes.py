@@ -6,14 +6,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from stn.datasets.mnist import DistortedDigits
+from stn.datasets.distorted import DistortedDigits
 from stn.sampler import sample
 from stn.transforms import Affine3d
 
 __all__ = ["SolidDigits", "extrude", "place_solid", "rotation"]
 
 PAPER_CANVAS = (
-    60  # voxels a side, of which a digit is 28 wide and high; on another canvas all is scaled in step
+    60  # voxels a side, for digits 28 wide and high. On another canvas everything is scaled in step
 )
 _AFFINE = Affine3d()
 
@@ -26,13 +26,26 @@ def extrude(
     thickness: int = 14,
     max_angle: float = 45.0,
 ) -> Tensor:
-    """Digits extruded along z, turned about x, y and z, and put at a uniform random place of a cube.
+    """Extrudes digits along z, turns them about x, y and z, and puts them at a uniform random place of a cube.
 
-    canvas: the cube's side in voxels; everything is scaled by canvas / 60.   thickness: of the solid, in voxels of the
-    60-voxel cube.   max_angle: degrees about each axis, uniform in +-. The (unturned) solid's box stays in the cube.
-    images: (B, 1, H, H), uint8 or floating point in [0, 1].   returns: (B, 1, canvas, canvas, canvas), in (z, y, x)
-    order, in [0, 1], float64 for float64 images, else float32.
-    raises: ValueError for a solid that does not fit the cube.
+    The box of the solid before it is turned stays in the cube.
+
+    Args:
+        images: (B, 1, H, H), uint8, or floating point in [0, 1].
+        generator: on the device of the images.
+        canvas: side of the cube, voxels. Everything is scaled by canvas / 60.
+        thickness: of the solid, in voxels of the cube of 60.
+        max_angle: degrees; the angle about each axis is uniform in +-max_angle.
+
+    Returns:
+        (B, 1, canvas, canvas, canvas) in (z, y, x) order, in [0, 1], float64 for float64 images, else float32.
+
+    Raises:
+        ValueError: The solid does not fit the cube.
+
+    Example:
+        >>> extrude(torch.ones(2, 1, 28, 28), torch.Generator().manual_seed(0), canvas=30).shape
+        torch.Size([2, 1, 30, 30, 30])
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
@@ -50,8 +63,20 @@ def extrude(
 def place_solid(images: Tensor, canvas: int, thickness: int, angles: Tensor, centre: Tensor) -> Tensor:
     """The deterministic part of `extrude`.
 
-    images: (B, 1, H, H), floating point.   angles: (B, 3), degrees about x, y and z.   centre: (B, 3), normalised
-    (x, y, z) of the solid's centre.   returns: (B, 1, canvas, canvas, canvas), in (z, y, x) order.
+    Args:
+        images: (B, 1, H, H), floating point.
+        canvas: side of the cube, voxels.
+        thickness: of the solid, in voxels of the cube of 60.
+        angles: (B, 3), degrees about x, y and z, see `rotation`.
+        centre: (B, 3), (x, y, z) of the solid's centre, from -1 to 1 between the cube's faces.
+
+    Returns:
+        (B, 1, canvas, canvas, canvas) in (z, y, x) order, in the dtype of the images.
+
+    Example:
+        >>> solid = place_solid(torch.ones(1, 1, 28, 28), 60, 14, torch.zeros(1, 3), torch.zeros(1, 3))
+        >>> int(solid.sum().round()) == 28 * 28 * 14
+        True
     """
     side = images.shape[-1]
     half = _half_sides(side, thickness, images.device, images.dtype)
@@ -64,16 +89,25 @@ def place_solid(images: Tensor, canvas: int, thickness: int, angles: Tensor, cen
 
 @lru_cache
 def _half_sides(side: int, thickness: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The solid's half sides in x, y and z, normalised. Sent to a device once: a CUDA graph cannot record the copy."""
+    """Half of the solid's sides in x, y and z, normalised. Cached: a CUDA graph cannot record a copy to the device."""
     with torch.inference_mode(False):
         return torch.tensor([side, side, thickness], device=device, dtype=dtype) / PAPER_CANVAS
 
 
 def rotation(angles: Tensor) -> Tensor:
-    """Rotation matrices about x, then y, then z; each positive angle turns the next axis in (x, y, z) order towards the
-    one after it.
+    """Rotation matrices: about x, then y, then z.
 
-    angles: (B, 3), degrees.   returns: (B, 3, 3), acting on columns (x, y, z).
+    A positive angle turns y towards z (about x), z towards x (about y), and x towards y (about z).
+
+    Args:
+        angles: (B, 3), degrees about x, y and z.
+
+    Returns:
+        (B, 3, 3), for columns (x, y, z).
+
+    Example:
+        >>> rotation(torch.tensor([[0.0, 0.0, 90.0]]))[0, :, 0].round().tolist()  # x becomes y
+        [-0.0, 1.0, 0.0]
     """
     radians = angles * (math.pi / 180)
     cos, sin = radians.cos(), radians.sin()
@@ -89,6 +123,16 @@ def rotation(angles: Tensor) -> Tensor:
 
 
 class SolidDigits(DistortedDigits):
-    """`DistortedDigits` for volumes: images are (N, 1, D, H, W), and a fixed set is made in smaller parts."""
+    """`DistortedDigits` for volumes (appendix A.3): images are (N, 1, D, H, W).
 
-    chunk = 50
+    Arguments and errors are those of `DistortedDigits`; `distort` is `extrude` with its options bound.
+
+    Example:
+        >>> from functools import partial
+        >>> from stn.datasets.digits import load_digits
+        >>> data = SolidDigits(load_digits(), partial(extrude, canvas=16))
+        >>> data.in_shape
+        (1, 16, 16, 16)
+    """
+
+    chunk = 50  # volumes take more memory than images

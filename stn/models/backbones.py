@@ -28,9 +28,13 @@ NORMS = ("batch", "frozen")
 
 @dataclass(frozen=True)
 class Architecture:
-    """make: torchvision's function.   last: child after which the pooling comes; None: its `features`.
+    """One of torchvision's classifiers, and where its convolutional part ends.
 
-    head: prefixes of the parameters that are left out.   scaling: of the input that its own weights were trained with.
+    Attributes:
+        make: torchvision's function.
+        head: prefixes of the parameters of the classifier, which are left out.
+        last: name of the last convolutional child. None: the child `features` is all of it.
+        scaling: of the input, with which torchvision's weights were trained.
     """
 
     make: Callable[..., nn.Module]
@@ -53,20 +57,36 @@ KNOWN = {
 
 
 class Backbone(nn.Module):
-    """The convolutional part of a torchvision classifier, taking images as they are, in [0, 1].
+    """The convolutional part of a torchvision classifier.
 
-    arch: googlenet | mobilenet_v2 | resnet18 | resnet50.
-    weights: `default`, torchvision's ImageNet weights (downloaded by it on first use); `none`, its initial values; or a
-        file of a state dict with its key names, whatever the precision. A name without a folder is looked for in
-        data_dir/weights too. What the classifier's parameters are does not matter.
-    scaling: of the input: `imagenet` (mean and deviation of each colour), `symmetric` (x * 2 - 1), or `auto`: as the
-        weights were trained.
-    padding: of 3x3 convolutions with stride 2: `torch`, a pixel on each side; `same`, TensorFlow's: on images of even
-        size a pixel to the right and below; or `auto`.
-    norm: of batch normalisation, in training: `batch`, over the batch; `frozen`, as in evaluation, with the mean and
-        variance of the weights, for batches too small to tell (its scale and shift are learnt either way).
-    forward: (B, 3, H, W) -> (B, out_channels, ceil(H / 32), ceil(W / 32)).
-    raises: ValueError for an unknown choice, or weights that do not fit; FileNotFoundError for weights not to be had.
+    Args:
+        arch: `googlenet`, `mobilenet_v2`, `resnet18` or `resnet50`.
+        weights: `default`, torchvision's ImageNet weights, which it downloads on first use; `none`, its initial values;
+            or a file of a state dict with torchvision's names, of any precision, with or without the classifier. A
+            name without a folder is looked for in data_dir/weights too.
+        data_dir: as of `stn.files.resolve_data_dir`.
+        scaling: of the input: `imagenet` (mean and deviation of each colour), `symmetric` (x * 2 - 1), or `auto`, as
+            the weights were trained.
+        padding: of 3x3 convolutions with stride 2: `torch`, one pixel on each side; `same`, TensorFlow's, which for
+            images of even size is one pixel to the right and below; or `auto`, as the weights were trained.
+        norm: of batch normalisation in training: `batch`, over the batch; or `frozen`, with the mean and variance of
+            the weights, for batches too small to estimate them. Scale and shift are learnt either way.
+
+    Shape:
+        Images (B, 3, H, W) in [0, 1] -> (B, out_channels, ceil(H / 32), ceil(W / 32)).
+
+    Attributes:
+        out_channels: channels of the output.
+        weights_sha256: of the weights file, None without one.
+
+    Raises:
+        ValueError: A choice is unknown, or the weights cannot be read or do not fit.
+        FileNotFoundError: The weights are not there or cannot be downloaded.
+
+    Example:
+        >>> backbone = Backbone("mobilenet_v2", weights="none")
+        >>> backbone(torch.rand(1, 3, 64, 64)).shape
+        torch.Size([1, 1280, 2, 2])
     """
 
     def __init__(
@@ -93,7 +113,7 @@ class Backbone(nn.Module):
         state: dict[str, Tensor] | None = None
         self.weights_sha256: str | None = None
         if str(weights) == "default":
-            state = _torchvisions(arch)
+            state = _download(arch)
         elif str(weights) != "none":
             path = _find(Path(weights), resolve_data_dir(data_dir))
             state, self.weights_sha256 = _read(path), hashlib.sha256(path.read_bytes()).hexdigest()
@@ -128,7 +148,19 @@ class Backbone(nn.Module):
 
 
 class SamePadding(nn.Module):
-    """TensorFlow's SAME padding for a square kernel and stride: the odd pixel to the right and below."""
+    """TensorFlow's SAME padding for a square kernel and stride: an odd pixel goes to the right and below.
+
+    Args:
+        kernel: side of the kernel, pixels.
+        stride: pixels.
+
+    Shape:
+        (B, C, H, W) -> padded for an output of (ceil(H / stride), ceil(W / stride)).
+
+    Example:
+        >>> SamePadding(3, 2)(torch.ones(1, 1, 2, 2)).tolist()
+        [[[[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]]
+    """
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__()
@@ -143,10 +175,10 @@ class SamePadding(nn.Module):
 
 
 class SameDepthwise(nn.Sequential):
-    """`SamePadding`, and a depthwise 3x3 convolution of stride 2.
+    """`SamePadding` and a depthwise 3x3 convolution of stride 2.
 
-    On a CPU it is computed at stride 1, and every other pixel taken: the same numbers, and in bf16 the backward pass of
-    the strided one is several times as slow.
+    On a CPU it is computed at stride 1 and every other pixel is kept. The numbers are the same, and in bfloat16 the
+    backward pass is several times as fast as that of the strided convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,7 +212,7 @@ def _pad_as_tensorflow(features: nn.Module) -> None:
                 setattr(module, name, kind(SamePadding(3, 2), child))
 
 
-def _torchvisions(arch: str) -> dict[str, Tensor]:
+def _download(arch: str) -> dict[str, Tensor]:
     enum = zoo.get_model_weights(arch).DEFAULT
     try:
         return dict(enum.get_state_dict(progress=False, check_hash=True))
@@ -217,7 +249,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _load(network: nn.Module, state: dict[str, Tensor], head: tuple[str, ...], what: str, arch: str) -> None:
-    """raises: ValueError that names what is missing, left over or of another shape; the head may be anything."""
+    """Loads all but the head. ValueError that names what is missing, unknown or of another shape."""
 
     def body(names: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value for name, value in names.items() if not name.startswith(head)}

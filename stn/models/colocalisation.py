@@ -1,4 +1,4 @@
-"""Co-localisation (appendix A.2): a spatial transformer alone, whose window is the answer."""
+"""Co-localisation (appendix A.2): a spatial transformer alone, whose window is the prediction."""
 
 import math
 
@@ -6,23 +6,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn.models.mnist import Aux
-from stn.transformer import SpatialTransformer
+from stn.localisation import LocalisationNetwork
+from stn.transformer import ParallelTransformers
 from stn.transforms import Attention, Transform
 
 __all__ = ["Localiser", "WindowHead", "boxes"]
 
 
 class WindowHead(nn.Module):
-    """Features -> a window that can neither vanish nor outgrow its bounds nor leave the image: (s, tx, ty) of eq. 2.
+    """Features -> a window (s, tx, ty) of eq. 2 that stays within bounds and in the image.
 
-    s lies between `smallest` and `largest` by a sigmoid; a centre within 1 - s / 2 of the image's by tanh, so that at
-    most a quarter of the window's side sticks out. The place has no bias: with features of mean zero, what the windows
-    do as one is nothing, and what is left to learn is how they differ.
+    A sigmoid keeps s, the window's side as a share of the image's, between `smallest` and `largest`. A tanh keeps the
+    centre within 1 - s / 2 of the image's centre, so that at most a quarter of the window's side lies outside. The
+    centre has no bias: with features of mean zero all windows together do not move, and training can only learn how the
+    images differ. The size is held at `start` until `hold_size(False)`.
 
-    start: s at the beginning, in the middle of the image, and while it is held.
-    forward: (B, in_features) -> (B, 3), float32.
-    raises: ValueError for sizes that are not in this order: 0, smallest, start, largest, 1.
+    Args:
+        in_features: number of features.
+        smallest: lower bound of s.
+        largest: upper bound of s.
+        start: s at the start, with the window in the middle of the image.
+
+    Shape:
+        (B, in_features) -> (B, 3), float32 under autocast too.
+
+    Raises:
+        ValueError: Not 0 < smallest < start < largest <= 1.
+
+    Example:
+        >>> [round(number, 4) for number in WindowHead(8, start=0.75)(torch.rand(1, 8))[0].tolist()]
+        [0.75, 0.0, 0.0]
     """
 
     def __init__(
@@ -41,36 +54,58 @@ class WindowHead(nn.Module):
             )
         self.smallest, self.largest = smallest, largest
         self.size_free: Tensor
-        # Held until it is let go. A tensor, which a recorded CUDA graph reads anew.
+        # 0 while the size is held, then 1. A tensor: a recorded CUDA graph reads its value at every replay.
         self.register_buffer("size_free", torch.zeros(()))
         self.weight = nn.Parameter(torch.zeros(3, in_features))
         share = (start - smallest) / (largest - smallest)
-        self.held = math.log(share / (1 - share))
+        self.start_logit = math.log(share / (1 - share))
         self.size_bias = nn.Parameter(torch.zeros(()))
 
     def hold_size(self, hold: bool) -> None:
-        """Whether the size stays where it starts, and only the place is learnt."""
+        """Holds the size at its start, or lets it be learnt.
+
+        Args:
+            hold: whether only the centre is learnt.
+        """
         self.size_free.fill_(0.0 if hold else 1.0)
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             raw = F.linear(features.to(self.weight.dtype), self.weight)
-        grown = self.held + self.size_free * (raw[:, :1] + self.size_bias)
-        size = self.smallest + (self.largest - self.smallest) * grown.sigmoid()
+        logit = self.start_logit + self.size_free * (raw[:, :1] + self.size_bias)
+        size = self.smallest + (self.largest - self.smallest) * logit.sigmoid()
         return torch.cat([size, (1 - size / 2) * raw[:, 1:].tanh()], 1)
 
 
 class Localiser(nn.Module):
-    """One spatial transformer and nothing behind it.
+    """One spatial transformer and nothing behind it (appendix A.2).
 
-    in_shape: (C, H, H).   transform: attention; a window is an upright square.
-    width: filters and units: convolution 9x9, 2x2 max-pool, two fully connected layers.
-    stride: of the convolution. The paper says 4 and about 100k parameters, and only 1 gives about 93k; 4 gives 7k.
-    out_size: side of the crops, pixels.   smallest, largest, start: as of `WindowHead`.
-    forward: (B, C, H, W) -> boxes (B, 4) in pixels: left, top, right, bottom; and aux, `theta` (B, 1, 3) and
-    `warped` (B, 1, C, out_size, out_size).
-    raises: ValueError for another transform, images that are not square or under 9 pixels, a stride under 1, and sizes
-    as `WindowHead` does.
+    Its trunk is a 9x9 convolution, a 2x2 max-pool and two fully connected layers, its head a `WindowHead`.
+
+    Args:
+        in_shape: (C, H, H) of the image, at least 9 pixels a side.
+        transform: `Attention`, since a window is an upright square.
+        width: filters of the convolution and units of the fully connected layers.
+        stride: of the convolution. The paper says stride 4 and about 100k parameters; stride 4 gives 7k, stride 1 gives
+            93k.
+        out_size: side of the crops, pixels.
+        smallest: as of `WindowHead`.
+        largest: as of `WindowHead`.
+        start: as of `WindowHead`.
+
+    Shape:
+        (B, C, H, H) -> boxes (B, 4), left, top, right, bottom in pixels; and `theta` (B, 1, 3) and `warped`
+        (B, 1, C, out_size, out_size).
+
+    Raises:
+        ValueError: The transform is another one, the image is not square or too small, the stride is below 1, or the
+            sizes are refused by `WindowHead`.
+
+    Example:
+        >>> model = Localiser((1, 84, 84), transform=Attention(), start=0.5)
+        >>> windows, aux = model(torch.rand(2, 1, 84, 84))
+        >>> windows[0].round().tolist(), aux["warped"].shape
+        ([21.0, 21.0, 63.0, 63.0], torch.Size([2, 1, 1, 28, 28]))
     """
 
     def __init__(
@@ -110,24 +145,42 @@ class Localiser(nn.Module):
             nn.ReLU(),
             nn.BatchNorm1d(width, affine=False),
         )
-        trunk.out_features = width  # type: ignore[assignment]
-        # So that what is said depends on the image: with torch's own initial values and so few units the features'
-        # spread over the images is a thirtieth of their mean, and all windows move as one.
+        # PyTorch's own initial values make the features of so few units nearly the same for all images (their spread is
+        # a thirtieth of their mean), so that all windows would move as one.
         for layer in trunk:
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
         head = WindowHead(width, smallest=smallest, largest=largest, start=start)
-        transformer = SpatialTransformer(trunk, transform, (out_size, out_size), head=head)
-        self.transformers = nn.ModuleList([transformer])
+        network = LocalisationNetwork(trunk, transform, head=head)
+        self.transformers = ParallelTransformers([network], transform, (out_size, out_size))
         self.width = width
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Aux]:
-        warped, theta = self.transformers[0](image)
-        return boxes(theta, image.shape[-1]), {"theta": theta[:, None], "warped": warped[:, None]}
+    @property
+    def head(self) -> WindowHead:
+        """The head of the one transformer."""
+        head = self.transformers.networks[0].head
+        assert isinstance(head, WindowHead)
+        return head
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        warped, theta = self.transformers(image)
+        return boxes(theta[:, 0], image.shape[-1]), {"theta": theta, "warped": warped}
 
 
 def boxes(theta: Tensor, side: int) -> Tensor:
-    """theta: (B, 3), (s, tx, ty) in a square image.   returns: (B, 4), left, top, right, bottom in pixels."""
+    """The boxes of windows in a square image.
+
+    Args:
+        theta: (B, 3), windows (s, tx, ty) of eq. 2, centres from -1 to 1 between the image's edges.
+        side: of the image, pixels.
+
+    Returns:
+        (B, 4), left, top, right, bottom in pixels.
+
+    Example:
+        >>> boxes(torch.tensor([[0.5, 0.25, -0.5]]), 84).tolist()
+        [[31.5, 0.0, 73.5, 42.0]]
+    """
     size, centre = theta[:, :1], theta[:, 1:]
     return (torch.cat([centre - size, centre + size], 1) + 1) * (side / 2)

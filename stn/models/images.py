@@ -1,54 +1,90 @@
-"""Classifiers of photographs on a pretrained backbone, without and with parallel spatial transformers (section 4.3)."""
+"""Classifiers of images on a pretrained backbone, without and with parallel spatial transformers (section 4.3)."""
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn.localisation import LocalisationNetwork
 from stn.models.backbones import Backbone
-from stn.models.mnist import Aux
 from stn.transformer import ParallelTransformers
 from stn.transforms import Affine, Attention, Transform, Translation
 
-__all__ = ["ImageCNN", "ImageSTCNN", "tiling"]
+__all__ = ["BackboneTrunk", "ImageCNN", "ImageSTCNN", "tiling"]
 
 
 class ImageCNN(nn.Module):
-    """Backbone, mean over places, dropout, one linear layer.
+    """A pretrained backbone, the mean over all places, dropout, one linear layer (section 4.3).
 
-    in_shape: (3, H, W).   forward: images (B, 3, H, W) in [0, 1] -> (logits (B, num_classes), {}).
+    Args:
+        in_shape: (3, H, W) of the image.
+        num_classes: number of classes.
+        backbone: the convolutional part.
+        dropout: share of the features that is dropped in training.
+
+    Shape:
+        Images (B, 3, H, W) in [0, 1] -> logits (B, num_classes), and an empty dict.
+
+    Raises:
+        ValueError: `in_shape` is not of colour images.
+
+    Example:
+        >>> backbone = Backbone("mobilenet_v2", weights="none")
+        >>> logits, aux = ImageCNN((3, 64, 64), num_classes=5, backbone=backbone)(torch.rand(2, 3, 64, 64))
+        >>> logits.shape, aux
+        (torch.Size([2, 5]), {})
     """
 
     def __init__(
         self, in_shape: tuple[int, ...], *, num_classes: int, backbone: Backbone, dropout: float = 0.7
     ) -> None:
         super().__init__()
-        _check(in_shape)
+        _check_colour(in_shape)
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(backbone.out_channels, num_classes)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Aux]:
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.classifier(self.dropout(self.backbone(image).mean((2, 3)))), {}
 
 
 class ImageSTCNN(nn.Module):
-    """Parallel transformers on the image, a backbone for each of their crops, the pooled features put end to end.
+    """Parallel transformers on the image, a backbone for each crop, one classifier of all crops (section 4.3).
 
-    The localisation network is shared by all transformers: the backbone, a 1x1 convolution to 128 channels, 128 fully
-    connected units, theta. All backbones begin as copies of the one given, and no two share parameters.
+    The transformers share one localisation network: backbone, 1x1 convolution to 128 channels, 128 fully connected
+    units, theta. Every backbone starts as a copy of the one given, and no two share parameters.
 
-    in_shape: (3, H, H).   transform: what each crop may be; `Translation` in the paper, of half the image's side.
-    num_transformers: in parallel, starting as `tiling` says.
-    crop: side of what each gives its backbone, pixels; the image's unless given.
-    seen: side of what the localisation network sees, pixels; an image larger by a whole factor is averaged down to it.
-    forward: images (B, 3, H, H) in [0, 1] -> (logits (B, num_classes), aux with `theta` (B, K, num_params) and `warped`
-    (B, K, 3, crop, crop)). With noise (B, K, num_params), the crops are those at theta + noise, and theta has no
-    gradient through them; aux has `mirrored` too, the logits at theta - noise under the same dropout, without gradient.
-    raises: ValueError for images that are not square or that `seen` does not divide, or transformers that would all
-    start alike.
+    Args:
+        in_shape: (3, H, H) of the image.
+        num_classes: number of classes.
+        backbone: the convolutional part.
+        transform: the family of crops. The paper has `Translation`, with windows of half the image's side.
+        num_transformers: K. They start as `tiling` says.
+        crop: side of each crop, pixels. None: the image's side.
+        seen: side of what the localisation network sees, pixels; the image's side must be a multiple of it. The image
+            is averaged down. None: the image's side.
+        dropout: share of the features that is dropped in training.
+
+    Shape:
+        Images (B, 3, H, H) in [0, 1] -> logits (B, num_classes), and `theta` (B, K, num_params) and `warped`
+        (B, K, 3, crop, crop).
+
+    Raises:
+        ValueError: The image is not square or not in colour, `seen` does not divide its side, `num_transformers` is
+            below 1, or all transformers would start alike.
+
+    Example:
+        >>> backbone = Backbone("mobilenet_v2", weights="none")
+        >>> transform = Translation(0.5)
+        >>> model = ImageSTCNN(
+        ...     (3, 64, 64), num_classes=5, backbone=backbone, transform=transform, num_transformers=2, crop=32
+        ... )
+        >>> logits, aux = model.eval()(torch.rand(2, 3, 64, 64))
+        >>> logits.shape, aux["theta"].shape, aux["warped"].shape
+        (torch.Size([2, 5]), torch.Size([2, 2, 2]), torch.Size([2, 2, 3, 32, 32]))
     """
 
     def __init__(
@@ -64,7 +100,7 @@ class ImageSTCNN(nn.Module):
         dropout: float = 0.7,
     ) -> None:
         super().__init__()
-        _check(in_shape)
+        _check_colour(in_shape)
         if in_shape[1] != in_shape[2]:
             raise ValueError(f"These networks take square images, not {in_shape[1]} x {in_shape[2]} pixels.")
         crop, seen = crop or in_shape[1], seen or in_shape[1]
@@ -74,47 +110,90 @@ class ImageSTCNN(nn.Module):
                 "it averaged down."
             )
         self.factor = in_shape[1] // seen
-        self.parallel = ParallelTransformers(
-            Localisation(copy.deepcopy(backbone), seen),
-            transform,
-            tiling(transform, num_transformers),
-            (crop, crop),
-        )
+        trunk = BackboneTrunk(copy.deepcopy(backbone), seen)
+        network = LocalisationNetwork(trunk, transform, starts=tiling(transform, num_transformers))
+        self.transformers = ParallelTransformers([network], transform, (crop, crop))
         self.backbones = nn.ModuleList(
             [backbone, *(copy.deepcopy(backbone) for _ in range(num_transformers - 1))]
         )
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(num_transformers * backbone.out_channels, num_classes)
+        self.register_load_state_dict_pre_hook(_rename_parallel)
 
-    @property
-    def transformers(self) -> list[ParallelTransformers]:
-        """One entry a transformer, for what asks each for its transform."""
-        return [self.parallel] * self.parallel.count
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        theta = self.locate(image)
+        features, warped = self.describe(image, theta)
+        return self.classify(features, self.draw_dropout(features)), {"theta": theta, "warped": warped}
 
-    def forward(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Aux]:
-        seen = F.avg_pool2d(image, self.factor) if self.factor > 1 else image
-        theta = self.parallel.locate(seen)
-        at = theta if noise is None else theta.detach() + noise
-        features, warped = self._read(image, at)
-        kept = self.dropout(torch.ones_like(features))
-        aux = {"theta": theta, "warped": warped}
-        if noise is not None:
-            with torch.no_grad():
-                aux["mirrored"] = self.classifier(self._read(image, theta - noise)[0] * kept)
-        return self.classifier(features * kept), aux
+    def locate(self, image: Tensor) -> Tensor:
+        """Where the localisation network places the windows.
 
-    def _read(self, image: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """returns: what the backbones make of the crops, pooled, end to end, and the crops."""
-        warped = self.parallel.warp(image, theta)
+        Args:
+            image: (B, 3, H, H) in [0, 1].
+
+        Returns:
+            theta, (B, K, num_params).
+        """
+        return self.transformers.locate(F.avg_pool2d(image, self.factor) if self.factor > 1 else image)
+
+    def describe(self, image: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The features of the crops at any theta.
+
+        Args:
+            image: (B, 3, H, H) in [0, 1].
+            theta: (B, K, num_params).
+
+        Returns:
+            The mean of each crop's backbone features over all places, one crop after the other, (B, K * channels); and
+            the crops, (B, K, 3, crop, crop).
+        """
+        warped = self.transformers.warp(image, theta)
         each = [
             backbone(crop).mean((2, 3))
             for backbone, crop in zip(self.backbones, warped.unbind(1), strict=True)
         ]
         return torch.cat(each, 1), warped
 
+    def draw_dropout(self, features: Tensor) -> Tensor:
+        """The factors of one draw of dropout, for `classify`: two calls with the same factors drop the same features.
 
-class Localisation(nn.Sequential):
-    """Backbone -> 1x1 convolution to 128 channels -> 128 fully connected units.   seen: side of its input, pixels."""
+        Args:
+            features: (B, K * channels), for shape and dtype.
+
+        Returns:
+            (B, K * channels): in training 0 or 1 / (1 - dropout), in evaluation 1.
+        """
+        return self.dropout(torch.ones_like(features))
+
+    def classify(self, features: Tensor, kept: Tensor) -> Tensor:
+        """The logits of features.
+
+        Args:
+            features: (B, K * channels), as of `describe`.
+            kept: (B, K * channels), as of `draw_dropout`.
+
+        Returns:
+            (B, num_classes).
+        """
+        return self.classifier(features * kept)
+
+
+class BackboneTrunk(nn.Sequential):
+    """The trunk of the birds' localisation network: backbone, 1x1 convolution, fully connected layer (section 4.3).
+
+    The convolution has 128 channels and the fully connected layer 128 units.
+
+    Args:
+        backbone: the convolutional part.
+        seen: side of the input, pixels.
+
+    Shape:
+        (B, 3, seen, seen) -> (B, 128).
+
+    Example:
+        >>> BackboneTrunk(Backbone("mobilenet_v2", weights="none"), 64)(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 128])
+    """
 
     def __init__(self, backbone: Backbone, seen: int) -> None:
         side = math.ceil(seen / 32)
@@ -130,12 +209,25 @@ class Localisation(nn.Sequential):
 
 
 def tiling(transform: Transform, count: int) -> Tensor:
-    """Where parallel transformers begin: windows of half the image's side that tile it, the paper's (section 4.3).
+    """Where parallel transformers start: windows of half the image's side that tile it (section 4.3).
 
-    One begins as the transform's identity (a translation's in the middle), two at x = -0.5 and 0.5; a square number
-    n^2 from 4 on as n rows of n, any other side by side, with centres from -0.5 to 0.5.
-    returns: (count, num_params).
-    raises: ValueError for several of a transform that has no window to place.
+    One window starts at the identity of the transform; for a translation, that is the middle. Two have their centres at
+    x = -0.5 and 0.5, as in the paper. A square number n^2 from 4 on gives n rows of n; any other number gives one row.
+    Centres run from -0.5 to 0.5.
+
+    Args:
+        transform: the family of windows.
+        count: K, the number of windows.
+
+    Returns:
+        (K, num_params).
+
+    Raises:
+        ValueError: `count` is below 1, or above 1 for a transform without a window to place.
+
+    Example:
+        >>> tiling(Translation(0.5), 2).tolist()
+        [[-0.5, 0.0], [0.5, 0.0]]
     """
     if count < 1:
         raise ValueError(f"model.num_transformers={count} is not valid: it is a whole number from 1.")
@@ -160,9 +252,16 @@ def tiling(transform: Transform, count: int) -> Tensor:
     )
 
 
-def _check(in_shape: tuple[int, ...]) -> None:
+def _rename_parallel(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Older checkpoints call the transformers `parallel`, with one network without a number."""
+    old = f"{prefix}parallel."
+    for key in [key for key in state if key.startswith(old)]:
+        state[f"{prefix}transformers.0.{key.removeprefix(old)}"] = state.pop(key)
+
+
+def _check_colour(in_shape: tuple[int, ...]) -> None:
     if len(in_shape) != 3 or in_shape[0] != 3:
         raise ValueError(
-            f"These networks take colour images (3, H, W), not {tuple(in_shape)}: choose a data set of photographs, "
+            f"These networks take colour images (3, H, W), not {tuple(in_shape)}: choose a data set of colour images, "
             "such as dataset=cub50."
         )

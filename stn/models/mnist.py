@@ -1,30 +1,45 @@
 """The paper's MNIST networks: FCN, CNN, ST-FCN, ST-CNN (section 4.1, appendix A.1).
 
-All take images (B, C, H, W) and return `(logits, aux)`, logits (B, num_classes). aux is empty without a spatial
-transformer, else `theta` (B, K, num_params) and `warped` (B, K, C, h, w) of its K parallel transformers.
-Pooling is ceil-mode throughout: with floor mode the ST-CNN cannot be built for RTS (21 -> 13 -> 6 -> 0).
+Every network takes images (B, C, H, W) and returns `(logits, aux)`, with logits (B, num_classes). Without a spatial
+transformer `aux` is empty; otherwise it holds `theta` (B, K, num_params) and `warped` (B, K, C, h, w) of the K parallel
+transformers, and the network has them as `transformers`.
+
+All pooling is ceil-mode. With floor mode the ST-CNN cannot be built for RTS: 21 -> 13 -> 6 -> 0 pixels.
 """
 
 import math
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stn.convolution import Conv2d
-from stn.localisation import ConvTrunk, FCTrunk
-from stn.transformer import SpatialTransformer
+from stn.localisation import ConvTrunk, FCTrunk, LocalisationNetwork
+from stn.models.budget import solve_width
+from stn.transformer import ParallelTransformers
 from stn.transforms import Transform
 
-__all__ = ["CNN", "FCN", "STN", "average_pool", "cnn", "fcn", "solve_width", "st_cnn", "st_fcn"]
+__all__ = ["CNN", "FCN", "STN", "average_pool", "cnn", "fcn", "st_cnn", "st_fcn"]
 
 Shape = tuple[int, int, int]
-Aux = dict[str, Tensor]
 
 
 class FCN(nn.Module):
-    """Two hidden fully connected layers of `width` and the classifier. in_shape: (C, H, W)."""
+    """Two hidden fully connected layers with ReLU, and a linear classifier (section 4.1).
+
+    Args:
+        in_shape: (C, H, W) of the image.
+        num_classes: number of classes.
+        width: units of each hidden layer.
+
+    Shape:
+        (B, C, H, W) -> logits (B, num_classes), and an empty dict.
+
+    Example:
+        >>> logits, aux = FCN((1, 28, 28), width=8)(torch.rand(2, 1, 28, 28))
+        >>> logits.shape, aux
+        (torch.Size([2, 10]), {})
+    """
 
     def __init__(self, in_shape: Shape, *, num_classes: int = 10, width: int) -> None:
         super().__init__()
@@ -33,15 +48,29 @@ class FCN(nn.Module):
         self.hidden2 = nn.Linear(width, width)
         self.classifier = nn.Linear(width, num_classes)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Aux]:
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         x = F.relu(self.hidden1(image.flatten(1)))
         return self.classifier(F.relu(self.hidden2(x))), {}
 
 
 class CNN(nn.Module):
-    """9x9 convolution, 2x2 max-pool, 7x7 convolution, 2x2 max-pool, classifier; `width` filters each.
+    """9x9 convolution, 2x2 max-pool, 7x7 convolution, 2x2 max-pool, linear classifier; ReLU (section 4.1).
 
-    in_shape: (C, H, W).   raises: ValueError for an image too small for the two convolutions.
+    Args:
+        in_shape: (C, H, W) of the image, at least 21 pixels a side.
+        num_classes: number of classes.
+        width: filters of each convolution.
+
+    Shape:
+        (B, C, H, W) -> logits (B, num_classes), and an empty dict.
+
+    Raises:
+        ValueError: The image is too small for the two convolutions.
+
+    Example:
+        >>> logits, aux = CNN((1, 28, 28), width=4)(torch.rand(2, 1, 28, 28))
+        >>> logits.shape, aux
+        (torch.Size([2, 10]), {})
     """
 
     def __init__(self, in_shape: Shape, *, num_classes: int = 10, width: int) -> None:
@@ -55,39 +84,56 @@ class CNN(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 7)
         self.classifier = nn.Linear(width * math.prod(left), num_classes)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Aux]:
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.activations(image)[-1], {}
 
     def activations(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the three layers give: (B, width, h, w) twice, after max-pooling and ReLU, and the logits."""
-        # max and ReLU commute: a quarter of the work
+        """The outputs of the three layers.
+
+        Args:
+            image: (B, C, H, W).
+
+        Returns:
+            Two feature maps (B, width, h, w), each after max-pooling and ReLU, and the logits (B, num_classes).
+        """
+        # ReLU after max-pooling gives the same as before it, on a quarter of the pixels.
         first = F.relu(F.max_pool2d(self.conv1(image), 2, ceil_mode=True))
         second = F.relu(F.max_pool2d(self.conv2(first), 2, ceil_mode=True))
         return first, second, self.classifier(second.flatten(1))
 
 
 class STN(nn.Module):
-    """Parallel spatial transformers on the input, then a classifier (ST-FCN, ST-CNN, 2xST-FCN ...).
+    """Parallel spatial transformers on the input, then a classifier: ST-FCN, ST-CNN, 2xST-FCN ... (section 4.1).
 
-    transformers: each sees and warps all channels; the outputs are concatenated along the channels.
-    classifier: takes (B, K * C, h / pool, w / pool) and returns (logits, aux).
-    pool: average pooling after the transformers, as the paper does with 2 on RTS and TC; 1 for none.
+    Each transformer warps all channels. The classifier gets the K outputs as K * C channels.
+
+    Args:
+        transformers: the K transformers.
+        classifier: a network with a `width` that takes (B, K * C, ceil(h / pool), ceil(w / pool)) and returns
+            (logits, aux).
+        pool: side of an average pooling after the transformers. The paper has 2 on RTS and TC. 1: none.
+
+    Shape:
+        (B, C, H, W) -> logits (B, num_classes), and `theta` (B, K, num_params) and `warped` (B, K, C, h, w).
+
+    Example:
+        >>> from stn import Affine
+        >>> network = LocalisationNetwork(FCTrunk((1, 28, 28)), Affine())
+        >>> model = STN(ParallelTransformers([network], Affine()), FCN((1, 14, 14), width=8), pool=2)
+        >>> logits, aux = model(torch.rand(2, 1, 28, 28))
+        >>> logits.shape, aux["theta"].shape, aux["warped"].shape
+        (torch.Size([2, 10]), torch.Size([2, 1, 6]), torch.Size([2, 1, 1, 28, 28]))
     """
 
-    def __init__(
-        self, transformers: list[SpatialTransformer], classifier: nn.Module, *, pool: int = 1
-    ) -> None:
+    def __init__(self, transformers: ParallelTransformers, classifier: nn.Module, *, pool: int = 1) -> None:
         super().__init__()
-        self.transformers = nn.ModuleList(transformers)
+        self.transformers = transformers
         self.classifier = classifier
         self.pool = pool
         self.width = classifier.width
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Aux]:
-        # A list, then two stacks: the K transformers are independent of one another.
-        outputs = [transformer(image) for transformer in self.transformers]
-        warped = torch.stack([w for w, _ in outputs], dim=1)  # (B, K, C, h, w)
-        theta = torch.stack([t for _, t in outputs], dim=1)  # (B, K, num_params)
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        warped, theta = self.transformers(image)  # (B, K, C, h, w), (B, K, num_params)
         x = warped.flatten(1, 2)
         if self.pool > 1:
             x = average_pool(x, self.pool)
@@ -96,10 +142,21 @@ class STN(nn.Module):
 
 
 def average_pool(x: Tensor, size: int) -> Tensor:
-    """Ceil-mode average pooling of (B, C, H, W).
+    """Ceil-mode average pooling, as `torch.nn.functional.avg_pool2d`.
 
-    Halving is done by slices: avg_pool2d's backward pass is slow on a CPU (`scripts/benchmark.py tricks`
+    Even sides are halved by slices: on a CPU the backward pass of avg_pool2d is slow (`scripts/benchmark.py tricks`
     measures it).
+
+    Args:
+        x: (B, C, H, W).
+        size: side of the window and stride, pixels.
+
+    Returns:
+        (B, C, ceil(H / size), ceil(W / size)).
+
+    Example:
+        >>> average_pool(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]), 2)
+        tensor([[[[3.]]]])
     """
     if size == 2 and x.shape[2] % 2 == x.shape[3] % 2 == 0:
         x = x[:, :, ::2] + x[:, :, 1::2]
@@ -107,59 +164,54 @@ def average_pool(x: Tensor, size: int) -> Tensor:
     return F.avg_pool2d(x, size, ceil_mode=True)
 
 
-def count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def solve_width(make: Callable[[int], nn.Module], param_budget: int) -> int:
-    """The width whose network has the number of parameters closest to the budget (paper.md section 2, decided).
-
-    make: width -> network, its parameter count growing with the width. Networks are made on the meta device.
-    raises: ValueError where even width 1 has over twice the budget.
-    """
-
-    def count(width: int) -> int:
-        with torch.device("meta"):
-            return count_parameters(make(width))
-
-    if count(1) > 2 * param_budget:
-        raise ValueError(
-            f"param_budget={param_budget} is too small: width 1 already has {count(1)} parameters."
-        )
-    low, high = 1, 2
-    while count(high) < param_budget:
-        low, high = high, 2 * high
-    while high - low > 1:  # count(low) <= budget <= count(high), but for a budget under count(1)
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) <= param_budget else (low, middle)
-    return min(low, high, key=lambda width: abs(count(width) - param_budget))
-
-
-def _check(in_shape: tuple[int, ...]) -> None:
-    if len(in_shape) != 3:
-        raise ValueError(
-            f"Images are (C, H, W), not {tuple(in_shape)}: for volumes choose model=cnn_3d or st_cnn_3d."
-        )
-
-
-def _build(make: Callable[[int], nn.Module], width: int | None, param_budget: int) -> nn.Module:
-    return make(solve_width(make, param_budget) if width is None else width)
-
-
 def fcn(
     in_shape: Shape, *, num_classes: int = 10, width: int | None = None, param_budget: int = 400_000
 ) -> nn.Module:
-    """The fully connected baseline. in_shape: (C, H, W). width: hidden units, solved from the budget if None."""
-    _check(in_shape)
-    return _build(lambda w: FCN(in_shape, num_classes=num_classes, width=w), width, param_budget)
+    """The fully connected baseline (section 4.1).
+
+    Args:
+        in_shape: (C, H, W) of the image.
+        num_classes: number of classes.
+        width: units of each hidden layer. None: as many as `param_budget` allows.
+        param_budget: number of parameters of the whole network.
+
+    Returns:
+        An `FCN`.
+
+    Raises:
+        ValueError: `in_shape` is of volumes, or the budget is too small for any width.
+
+    Example:
+        >>> fcn((1, 28, 28)).width
+        349
+    """
+    _check_images(in_shape)
+    return _of_width(lambda w: FCN(in_shape, num_classes=num_classes, width=w), width, param_budget)
 
 
 def cnn(
     in_shape: Shape, *, num_classes: int = 10, width: int | None = None, param_budget: int = 400_000
 ) -> nn.Module:
-    """The convolutional baseline. in_shape: (C, H, W). width: filters, solved from the budget if None."""
-    _check(in_shape)
-    return _build(lambda w: CNN(in_shape, num_classes=num_classes, width=w), width, param_budget)
+    """The convolutional baseline (section 4.1).
+
+    Args:
+        in_shape: (C, H, W) of the image, at least 21 pixels a side.
+        num_classes: number of classes.
+        width: filters of each convolution. None: as many as `param_budget` allows.
+        param_budget: number of parameters of the whole network.
+
+    Returns:
+        A `CNN`.
+
+    Raises:
+        ValueError: `in_shape` is of volumes or too small, or the budget is too small for any width.
+
+    Example:
+        >>> cnn((1, 28, 28)).width
+        89
+    """
+    _check_images(in_shape)
+    return _of_width(lambda w: CNN(in_shape, num_classes=num_classes, width=w), width, param_budget)
 
 
 def st_fcn(
@@ -172,8 +224,39 @@ def st_fcn(
     width: int | None = None,
     param_budget: int = 400_000,
 ) -> nn.Module:
-    """FCN behind `num_transformers` parallel transformers with fully connected localisation networks (3 x 32)."""
-    return _st(FCTrunk, FCN, in_shape, transform, num_classes, num_transformers, pool, width, param_budget)
+    """The FCN behind parallel transformers with fully connected localisation networks of 3 x 32 units (section 4.1).
+
+    Args:
+        in_shape: (C, H, W) of the image.
+        transform: the family of warps, of images.
+        num_classes: number of classes.
+        num_transformers: K; each has a localisation network of its own.
+        pool: side of an average pooling after the transformers. The paper has 2 on RTS and TC. 1: none.
+        width: units of each hidden layer of the classifier. None: as many as `param_budget` allows.
+        param_budget: number of parameters of the whole network.
+
+    Returns:
+        An `STN`.
+
+    Raises:
+        ValueError: `in_shape` or `transform` is of volumes, `num_transformers` or `pool` is below 1, or the budget is
+            too small for any width.
+
+    Example:
+        >>> from stn import Affine
+        >>> logits, aux = st_fcn((1, 28, 28), transform=Affine())(torch.rand(2, 1, 28, 28))
+        >>> logits.shape, aux["theta"].shape
+        (torch.Size([2, 10]), torch.Size([2, 1, 6]))
+    """
+    classifier_shape = _warped_shape(in_shape, num_transformers, pool)
+    _check_transform(transform)
+
+    def make(width: int) -> nn.Module:
+        networks = [LocalisationNetwork(FCTrunk(in_shape), transform) for _ in range(num_transformers)]
+        classifier = FCN(classifier_shape, num_classes=num_classes, width=width)
+        return STN(ParallelTransformers(networks, transform), classifier, pool=pool)
+
+    return _of_width(make, width, param_budget)
 
 
 def st_cnn(
@@ -186,33 +269,64 @@ def st_cnn(
     width: int | None = None,
     param_budget: int = 400_000,
 ) -> nn.Module:
-    """CNN behind `num_transformers` parallel transformers with convolutional localisation networks."""
-    return _st(ConvTrunk, CNN, in_shape, transform, num_classes, num_transformers, pool, width, param_budget)
+    """The CNN behind parallel transformers with convolutional localisation networks, `ConvTrunk` (section 4.1).
+
+    Args:
+        in_shape: (C, H, W) of the image, at least 25 pixels a side.
+        transform: the family of warps, of images.
+        num_classes: number of classes.
+        num_transformers: K; each has a localisation network of its own.
+        pool: side of an average pooling after the transformers. The paper has 2 on RTS and TC. 1: none.
+        width: filters of each convolution of the classifier. None: as many as `param_budget` allows.
+        param_budget: number of parameters of the whole network.
+
+    Returns:
+        An `STN`.
+
+    Raises:
+        ValueError: `in_shape` or `transform` is of volumes, the image is too small, `num_transformers` or `pool` is
+            below 1, or the budget is too small for any width.
+
+    Example:
+        >>> from stn import ThinPlateSpline
+        >>> model = st_cnn((1, 42, 42), transform=ThinPlateSpline(), pool=2)
+        >>> logits, aux = model(torch.rand(2, 1, 42, 42))
+        >>> logits.shape, aux["theta"].shape
+        (torch.Size([2, 10]), torch.Size([2, 1, 32]))
+    """
+    classifier_shape = _warped_shape(in_shape, num_transformers, pool)
+    _check_transform(transform)
+
+    def make(width: int) -> nn.Module:
+        networks = [LocalisationNetwork(ConvTrunk(in_shape), transform) for _ in range(num_transformers)]
+        classifier = CNN(classifier_shape, num_classes=num_classes, width=width)
+        return STN(ParallelTransformers(networks, transform), classifier, pool=pool)
+
+    return _of_width(make, width, param_budget)
 
 
-def _st(
-    trunk: type[FCTrunk] | type[ConvTrunk],
-    classifier: type[FCN] | type[CNN],
-    in_shape: Shape,
-    transform: Transform,
-    num_classes: int,
-    num_transformers: int,
-    pool: int,
-    width: int | None,
-    param_budget: int,
-) -> nn.Module:
-    _check(in_shape)
+def _of_width(make: Callable[[int], nn.Module], width: int | None, param_budget: int) -> nn.Module:
+    return make(solve_width(make, param_budget) if width is None else width)
+
+
+def _warped_shape(in_shape: Shape, num_transformers: int, pool: int) -> Shape:
+    """The (C, H, W) that a classifier behind parallel transformers gets."""
+    _check_images(in_shape)
     if num_transformers < 1 or pool < 1:
         raise ValueError(f"num_transformers and pool are at least 1, not {num_transformers} and {pool}.")
+    channels, height, width = in_shape
+    return num_transformers * channels, math.ceil(height / pool), math.ceil(width / pool)
+
+
+def _check_images(in_shape: tuple[int, ...]) -> None:
+    if len(in_shape) != 3:
+        raise ValueError(
+            f"Images are (C, H, W), not {tuple(in_shape)}: for volumes choose model=cnn_3d or st_cnn_3d."
+        )
+
+
+def _check_transform(transform: Transform) -> None:
     if transform.dims != 2:
         raise ValueError(
             f"{type(transform).__name__} transforms volumes: choose one of images, such as affine."
         )
-    channels, height, side = in_shape
-    seen = (num_transformers * channels, math.ceil(height / pool), math.ceil(side / pool))
-
-    def make(w: int) -> nn.Module:
-        transformers = [SpatialTransformer(trunk(in_shape), transform) for _ in range(num_transformers)]
-        return STN(transformers, classifier(seen, num_classes=num_classes, width=w), pool=pool)
-
-    return _build(make, width, param_budget)

@@ -158,7 +158,7 @@ def test_nearest_has_a_gradient_in_the_image_and_none_in_the_grid(padding):
     assert (grid.grad == 0).all()
 
 
-# -- pitfalls (paper.md section 9) -----------------------------------------------------------------
+# -- pitfalls --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", [28, 42, 224])

@@ -286,7 +286,7 @@ def test_float64(transform):
     )
 
 
-# -- pitfalls (paper.md section 9) -----------------------------------------------------------------
+# -- pitfalls --------------------------------------------------------------------------------------
 
 
 def test_pitfall_bf16_autocast_leaves_theta_grid_and_sampling_in_float32(transform):

@@ -133,7 +133,7 @@ def test_the_report_counts_images_from_the_stored_predictions(finished):
     found = variants([finished])
     text = report(found, "test_error", {})
     a, b = (v.by_seed[1] for v in found)
-    from stn.datasets.mnist import load_digits
+    from stn.datasets.digits import load_digits
 
     labels = load_digits().test_labels
     right = [torch.load(r.path.parent / "predictions.pt", weights_only=True).long() == labels for r in (a, b)]

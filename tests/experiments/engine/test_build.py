@@ -79,7 +79,7 @@ def test_pretrained_backbones_have_a_rate_of_their_own_where_it_is_given():
         assert [group["lr"] for group in groups] == [0.1, 0.05]
     rest, localisation, pretrained = make_optimizer(model, {**config, "pretrained_lr": 0.1}).param_groups
     assert (rest["lr"], localisation["lr"], pretrained["lr"]) == (0.1, 0.05, pytest.approx(0.01))
-    backbones = [*model.backbones, model.parallel.localisation[0]]
+    backbones = [*model.backbones, model.transformers.networks[0].localisation[0]]
     assert {id(p) for p in pretrained["params"]} == {id(p) for one in backbones for p in one.parameters()}
     assert {id(p) for p in rest["params"]} == {id(p) for p in model.classifier.parameters()}
     assert len(localisation["params"]) == 6  # the 1x1 convolution, a fully connected layer, theta's
@@ -133,9 +133,22 @@ def test_the_papers_decay_divides_by_ten():
             "trainer=fst: there is no such trainer. Did you mean fast? Valid: fast, paper, paper_birds, smoke.",
         ),
         (["experiment=mnist_rts,mnist_x"], "experiment=mnist_x"),
-        (["trainer.iteratons=3"], "Did you mean iterations? Valid: trainer.batch_size"),
+        (["trainer.iteratons=3"], "Did you mean trainer.iterations? Valid: trainer.batch_size"),
         (["trainer=fast", "dataset.distort.angle=3"], "dataset.distort.max_angle"),
         (["sed=1"], "Did you mean seed?"),
+        (["width=64"], "Did you mean model.width?"),
+        (["optimizer.learning_rate=1"], "Did you mean optimizer.lr? Valid: optimizer.fused"),
+        (["pool=2"], "Did you mean model.pool"),
+        (["experiment=own_images", "root=x"], "Did you mean dataset.root?"),
+        (["experiment=cub_4st_448", "fast.lr=1"], "Did you mean schedules.fast.lr?"),
+        (["images=t"], "images=t: experiment=mnist_rts has nothing to choose by images=."),
+        (["experiment=colocalisation"], "does not run without images=: choose one of t, tc."),
+        (["experiment=_birds"], "there is no such experiment. Valid: colocalisation"),
+        (
+            ["data_dir=a=b"],
+            """quote the value, which has a character with a meaning of its own there: 'data_dir="a=b"'.""",
+        ),
+        (["--config-dir", "/nowhere", "seed=1"], "--config-dir /nowhere is no folder"),
     ],
 )
 def test_misspelt_keys_and_values_get_the_valid_ones(arguments, message, capsys):
@@ -155,6 +168,9 @@ def test_misspelt_keys_and_values_get_the_valid_ones(arguments, message, capsys)
          "transform=tps"],
         ["--help"],
         ["seed=range(0,3)"],
+        ["-m", "model=glob(*)"],
+        ["-sc", "install=bash"],
+        ["+sweep=table1", "seed=0,1", "launcher=slurm", "hydra.launcher.partition=x"],
     ],
 )  # fmt: skip
 def test_good_overrides_pass(arguments):

@@ -9,11 +9,16 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.engine.build import UserError
+from experiments.engine.configuration import composing, configuration, groups, options
+from experiments.engine.identity import identity
+from experiments.engine.result import Result
 from experiments.engine.run import run
+from experiments.engine.rundir import run_name
 from experiments.sections import birds, colocalisation, distorted_mnist, mnist_addition
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+PUBLISHED = sorted((CONFIGS.parent / "results" / "runs").glob("*/*.json"))
 
 
 # volumes, photographs, and images without labels, are trained in tests of their own
@@ -100,6 +105,66 @@ def test_the_papers_schedule_for_birds_is_the_papers(configure):
     assert configure("experiment=cub_4st_448", "dataset=cub50", tiny=False).backbone.arch == "mobilenet_v2"
     chosen = configure("experiment=cub_4st_448", "dataset=cub50", "backbone=resnet18", tiny=False)
     assert chosen.backbone.arch == "resnet18"
+
+
+def published_overrides(path):
+    """What train.py was given for a published run, from the name of its file."""
+    name, seed = path.stem.rsplit("-seed_", 1)
+    network, *further = name.split(",")
+    model, *transform, trainer = network.split("-")
+    return [
+        f"experiment={path.parent.name}",
+        f"model={model}",
+        *(f"transform={one}" for one in transform),
+        f"trainer={trainer}",
+        *further,
+        f"seed={seed}",
+    ]
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_todays_files_make_every_published_run_and_its_name(path):
+    overrides = published_overrides(path)
+    cfg = configuration(overrides)
+    assert Result.read(path).is_of(cfg)
+    assert f"{run_name(cfg, overrides)}-seed_{cfg.seed}" == path.stem
+
+
+def test_a_schedule_takes_its_own_values_alone():
+    def made(*overrides):
+        return identity(configuration(["experiment=cub_2st_448", *overrides]))
+
+    fast, smoke, paper = made("trainer=fast"), made("trainer=smoke"), made()
+    assert (fast["optimizer"]["lr"], fast["optimizer"]["localisation_lr"]) == (0.0015, 0.1)
+    assert fast["model"]["backbone"]["norm"] == "frozen" and fast["task"]["smoothing"] == [0.3, 0.15]
+    assert (smoke["optimizer"]["lr"], smoke["optimizer"]["localisation_lr"]) == (0.003, 1.0)
+    assert smoke["model"]["backbone"]["norm"] == paper["model"]["backbone"]["norm"] == "batch"
+    assert smoke["trainer"]["iterations"] == 20 and "smoothing" not in smoke["task"]
+    changed = made("trainer=fast", "schedules.fast.lr=0.5", "schedules.smoke.lr=0.7")
+    assert changed["optimizer"]["lr"] == 0.5
+    digits = configuration(["trainer=fast"])
+    assert (digits.trainer.iterations, digits.trainer.batch_size, digits.optimizer.lr) == (5000, 256, 0.003)
+
+
+def test_pooling_is_the_experiments_and_only_of_networks_with_transformers():
+    assert configuration(["experiment=mnist_rts", "model=st_fcn"]).model.pool == 2
+    assert configuration(["experiment=mnist_r", "model=st_cnn"]).model.pool == 1
+    assert "pool" not in configuration(["experiment=mnist_rts", "model=cnn"]).model
+
+
+def test_files_that_others_share_are_no_choice():
+    with composing():
+        assert options("experiment") == EXPERIMENTS
+        assert not any(name.startswith("_") for group in groups() for name in [group, *options(group)])
+
+
+def test_a_missing_value_is_named_by_its_key(configure):
+    for key, overrides in {
+        "dataset.root": ["experiment=own_images"],
+        "dataset.digit": ["experiment=colocalisation", "images=t"],
+    }.items():
+        with pytest.raises(UserError, match=rf"does not run without {key}: give {key}=VALUE"):
+            run(configure(*overrides, tiny=False))
 
 
 def headline(experiment):

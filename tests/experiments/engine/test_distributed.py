@@ -12,7 +12,7 @@ import torch
 
 from experiments.engine.build import UserError
 from experiments.engine.distributed import Group, Part
-from stn.datasets.mnist import TrainStream
+from stn.datasets.streams import TrainStream
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = [
@@ -115,7 +115,8 @@ def test_photographs_leave_out_the_others_rows():
 
 def test_alone_is_a_group_of_one():
     group, model = Group(), torch.nn.Linear(2, 2)
-    assert group.first and group.wrap(model) is model and group.share(5) == 5
+    task = object()
+    assert group.first and group.wrap(task, model) is task and group.share(5) == 5
     assert group.total({"loss": torch.tensor(2.5)}) == {"loss": 2.5}
 
     class Pairs:

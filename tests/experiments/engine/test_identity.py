@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.utils import get_object
 
 from experiments.engine import identity as module
 from experiments.engine.identity import config_hash, current_name, decides, differences, identity, stored
@@ -84,3 +85,16 @@ def test_differences_name_the_keys():
     theirs = {"model": {"width": 8, "name": "cnn"}, "seed": 0}
     ours = {"model": {"width": 9, "name": "cnn"}, "seed": 0, "task": {}}
     assert differences(theirs, ours) == ["model.width (8 -> 9)", "task (None -> {})"]
+
+
+def test_every_target_of_a_published_run_is_found_today():
+    def targets(node):
+        if isinstance(node, dict):
+            yield from ([node["_target_"]] if "_target_" in node else [])
+            for value in node.values():
+                yield from targets(value)
+
+    found = {target for path in PUBLISHED for target in targets(Result.read(path).config)}
+    assert len(found) > 20
+    for target in sorted(found):
+        assert callable(get_object(current_name(target))), target

@@ -15,7 +15,8 @@ from experiments.engine.task import Classification
 from stn import Affine
 from stn.convolution import _plain
 from stn.datasets import distortions
-from stn.datasets.mnist import DistortedDigits, load_digits
+from stn.datasets.digits import load_digits
+from stn.datasets.distorted import DistortedDigits
 from stn.models.mnist import st_cnn
 
 OPTIMIZERS = {

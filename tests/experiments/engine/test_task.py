@@ -39,7 +39,7 @@ def test_evaluation_leaves_the_model_training_and_without_gradients():
 def test_watch_sees_windows_that_left_the_image():
     model = st_fcn((1, 28, 28), transform=stn.Affine(), width=4)
     with torch.no_grad():
-        model.transformers[0].head.bias[2] = 5.0
+        model.transformers.networks[0].head.bias[2] = 5.0
     images = torch.rand(4, 1, 28, 28)
     numbers = Classification().watch(model, model(images)[1])
     assert numbers["st0/in_frame"] == 0

@@ -15,6 +15,7 @@ from experiments.report import (
     cells,
     document,
     embed,
+    headline,
     load_results,
     provenance,
     render,
@@ -445,6 +446,71 @@ def test_the_command_prints_tables_and_fails_in_one_sentence(runs, tmp_path, scr
     assert (tmp_path / "results" / "README.md").read_bytes() == readme
 
 
+# ---- the front page ----
+
+HEADLINE_ROWS = (("cnn", None), ("st_cnn", "affine"))
+
+
+def test_headline_shows_mean_deviation_n_and_paper_and_bold_from_three_seeds_on(runs):
+    folder = runs(
+        *(result(seed, error) for seed, error in enumerate((0.6, 0.7, 1.1))),  # as in the test by hand above
+        result(0, 1.3, model="cnn", transform=None),
+        result(
+            0, 0.5, model="cnn", transform=None, experiment="exp_b"
+        ),  # the best of its column, of one seed
+        result(0, 0.9, experiment="exp_b"),
+        result(0, 0.1, model="fcn", transform=None),  # not a row of the headline
+        result(0, 0.1, experiment="another"),
+        result(0, 0.1, dataset="digits"),
+    )
+    text = headline(TABLE, load_results([folder]), HEADLINE_ROWS)
+    assert text.splitlines()[:4] == [
+        "| | A | B_1 |",
+        "|:--|:-:|:-:|",
+        "| CNN | 1.30 (1)<br><sub>paper 1.2</sub> | 0.50 (1)<br><sub>paper 0.8</sub> |",
+        "| ST-CNN affine | **0.80 ± 0.26** (3)<br><sub>paper 0.7</sub> | 0.90 (1) |",
+    ]
+    assert text.splitlines()[4] == "" and text.splitlines()[5].startswith(
+        "Schedule `fast`, 12,000 iterations: "
+    )
+
+
+def test_headline_is_of_the_fuller_schedule_and_of_the_papers_where_both_are_as_full(runs):
+    folder = runs(result(), result(experiment="exp_b"), result(trainer="paper", error=0.4))
+    assert "Schedule `fast`" in headline(TABLE, load_results([folder]), HEADLINE_ROWS)
+    folder = runs(result(trainer="paper", error=0.4, experiment="exp_b"), result(1, trainer="smoke"))
+    text = headline(TABLE, load_results([folder]), HEADLINE_ROWS)
+    assert "Schedule `paper`" in text and row_of(text, "ST-CNN affine")[1] == "0.40 (1)"
+    assert row_of(text, "CNN") == ["—<br><sub>paper 1.2</sub>", "—<br><sub>paper 0.8</sub>"]
+
+
+def test_headline_keeps_configurations_apart(runs):
+    folder = runs(*(result(0, 0.6 + width / 1000, config={"width": width}) for width in (32, 64)))
+    text = headline(TABLE, load_results([folder]), HEADLINE_ROWS)
+    assert row_of(text, "ST-CNN affine [width=32]")[0] == "0.63 (1)<br><sub>paper 0.7</sub>"
+    assert row_of(text, "ST-CNN affine [width=64]")[0] == "0.66 (1)<br><sub>paper 0.7</sub>"
+
+
+def test_headline_of_nothing_is_one_sentence(runs):
+    with pytest.raises(UserError, match=r"nothing to show: no published result is in Small\.$"):
+        headline(TABLE, load_results([runs(result(experiment="another"))]), HEADLINE_ROWS)
+
+
+def test_a_page_gets_the_headline_and_one_without_a_place_is_refused(runs, tmp_path, script, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs(result(experiment="mnist_rts"))
+    page = tmp_path / "front.md"
+    page.write_text("# A\n<!-- headline -->\nold\n<!-- /headline -->\nB\n")
+    status, _, errors = script("make_tables.py", "--page", "front.md")
+    assert status == 0, errors
+    text = page.read_text()
+    assert row_of(text, "ST-CNN affine")[1] == "0.70 (1)<br><sub>paper 0.5</sub>"
+    assert text.startswith("# A\n<!-- headline -->\n| | R | RTS | P | E |\n") and "\nold\n" not in text
+    page.write_text("no marks")
+    status, _, errors = script("make_tables.py", "--page", "front.md")
+    assert status == 2 and "front.md has no place for the table" in errors and errors.count("\n") == 1
+
+
 # ---- distorted MNIST ----
 
 
@@ -478,7 +544,7 @@ def test_embed_puts_the_tables_between_the_marks_and_touches_nothing_else(tmp_pa
 
 
 def test_the_published_tables_are_those_of_the_published_runs(tmp_path):
-    text, paths = write_tables([ROOT / "results"], tmp_path, list(TABLES.values()))
+    _, paths = write_tables([ROOT / "results"], tmp_path, list(TABLES.values()))
     made = {path.relative_to(tmp_path): path.read_bytes() for path in paths}
     held = {path.relative_to(ROOT / "results") for path in (ROOT / "results" / "tables").iterdir()}
     assert {path for path in made if path.parts[0] == "tables"} == held
@@ -486,7 +552,7 @@ def test_the_published_tables_are_those_of_the_published_runs(tmp_path):
         assert (ROOT / "results" / path).read_bytes() == content, f"{path} is out of date: make tables"
     page = tmp_path / "front.md"
     page.write_text((ROOT / "README.md").read_text())
-    assert embed(page, text)
+    assert embed(page, headline(TABLES["table1"], load_results([ROOT / "results"])), "headline")
     assert page.read_text() == (ROOT / "README.md").read_text(), "README.md is out of date: make tables"
 
 

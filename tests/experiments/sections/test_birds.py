@@ -1,6 +1,7 @@
 """Which part of a bird a window finds, by hand; and runs from drawn birds to the picture and the table."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from experiments.engine.run import load_run, run
 from experiments.sections import SECTIONS, birds
 from experiments.sections.birds import Birdwatching, corners, found, inside, region_centres
 from stn import Attention, Translation
-from stn.datasets.birds import PARTS
+from stn.datasets.bird_lists import PARTS
 
 TINY = [
     "dataset=toy_birds", "trainer=smoke", "backbone=mobilenet_v2", "backbone.weights=none", "dataset.size=64",
@@ -53,8 +54,7 @@ class Windows(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.transform = Translation(0.5)
-        self.transformers = [self, self]
+        self.transformers = SimpleNamespace(transform=Translation(0.5), count=2)
 
 
 def test_what_is_found_by_hand():

@@ -26,6 +26,8 @@ def described(experiment):
 
 SMALL = [
     "experiment=colocalisation",
+    "images=tc",
+    "dataset.digit=0",
     f"task.embedding.overrides={described('mnist_p')}",
 ]
 
@@ -58,7 +60,7 @@ def test_the_loss_is_the_mean_over_pairs_and_moves_the_localiser_alone(free):
     loss, sums, aux = task.loss(model, (images, places))
     loss.backward()
     assert all(p.grad is None for p in task.parameters())
-    head = model.transformers[0].head
+    head = model.head
     assert head.weight.grad[1:].abs().sum() > 0
     assert (head.size_bias.grad != 0) == free  # the size is held at first
     # the same by loops over pairs, with torch's own grid and sampler; the side is 1.5 * 0.5 or, held, 0.25
@@ -91,7 +93,7 @@ def test_the_size_learns_from_the_random_crops_as_well():
     task = Colocalisation(frozen(0), held_share=0.0, crop_ratio=1.0)
     model = Localiser((1, 84, 84), transform=Attention(), start=0.5)
     smooth = torch.nn.functional.interpolate(torch.rand(6, 1, 4, 4), size=(84, 84), mode="bicubic")
-    bias, batch = model.transformers[0].head.size_bias, (smooth, 2 * torch.rand(6, 2) - 1)
+    bias, batch = model.head.size_bias, (smooth, 2 * torch.rand(6, 2) - 1)
     task.at(model, 0.0)
     task.loss(model, batch)[0].backward()
 
@@ -116,7 +118,7 @@ def test_what_is_found_is_counted():
 
 @pytest.mark.parametrize("images", ["t", "tc"])
 def test_from_nothing_to_the_pictures(configure, images, tmp_path):
-    overrides = [*SMALL, f"images={images}", "trainer.snapshot_every=2"]
+    overrides = [*SMALL, f"images={images}", "trainer.snapshot_every=2"]  # the last images= counts
     overrides.append("figures=true")
     result = run(configure(*overrides), overrides, SECTIONS)
     assert {"test_localised", "test_iou", "test_embedding_error"} <= set(result.metrics)

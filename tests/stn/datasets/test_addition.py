@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from stn.datasets.addition import AddedDigits, PairStream
+from stn.datasets.digits import Digits, load_digits
+from stn.datasets.distorted import DistortedDigits
 from stn.datasets.distortions import rotate_translate_scale
-from stn.datasets.mnist import Digits, DistortedDigits, load_digits
 
 
 def plain(images, generator):

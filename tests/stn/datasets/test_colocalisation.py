@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from stn.datasets.colocalisation import SharedDigit, place_digit, rolled
-from stn.datasets.mnist import load_digits
+from stn.datasets.colocalisation import SharedDigit, place_digit, roll_each
+from stn.datasets.digits import load_digits
 
 DIGITS = load_digits()
 
@@ -76,7 +76,7 @@ def test_a_stream_goes_on_from_its_state_and_its_copy_leaves_it_alone():
 def test_training_images_move_in_a_circle_as_numpy_rolls_them():
     images = torch.rand(3, 1, 6, 6)
     down, right = torch.tensor([[2], [0], [-1]]), torch.tensor([[-2], [3], [0]])
-    moved = rolled(images, down, right)
+    moved = roll_each(images, down, right)
     for i, (dy, dx) in enumerate([(2, -2), (0, 3), (-1, 0)]):
         assert (moved[i, 0].numpy() == np.roll(images[i, 0].numpy(), (dy, dx), (0, 1))).all()
     data = shared(count=1, roll=3)

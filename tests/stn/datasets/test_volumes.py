@@ -7,7 +7,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from stn.datasets import volumes
-from stn.datasets.mnist import load_digits
+from stn.datasets.digits import load_digits
 from stn.datasets.volumes import SolidDigits, extrude, place_solid, rotation
 
 STROKE = torch.zeros(1, 1, 28, 28, dtype=torch.float64)

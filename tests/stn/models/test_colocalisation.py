@@ -65,7 +65,7 @@ def test_what_cannot_be_is_refused(options, message):
 
 def test_a_held_size_learns_nothing_and_goes_on_from_where_it_is():
     model = Localiser((1, 84, 84), transform=Attention(), start=0.4)
-    head, image = model.transformers[0].head, torch.rand(4, 1, 84, 84)
+    head, image = model.head, torch.rand(4, 1, 84, 84)
     _, aux = model(image)
     torch.testing.assert_close(aux["theta"][:, 0, 0], torch.full((4,), 0.4))
     aux["theta"].square().sum().backward()

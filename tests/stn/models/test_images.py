@@ -50,7 +50,9 @@ def test_crops_are_cut_at_full_resolution_though_less_is_seen():
     image = torch.rand(1, 3, 128, 128)
     model = network(size=128, crop=64, num_transformers=4)
     seen = []
-    model.parallel.localisation.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model.transformers.networks[0].localisation.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0])
+    )
     _, aux = model(image)
     torch.testing.assert_close(aux["warped"][0, 3], image[0, :, 64:, 64:])
     expected = image.reshape(1, 3, 64, 2, 64, 2).mean((3, 5))
@@ -60,24 +62,26 @@ def test_crops_are_cut_at_full_resolution_though_less_is_seen():
 def test_backbones_begin_equal_and_share_nothing():
     model = network()
     first, second = (dict(b.named_parameters()) for b in model.backbones)
-    localisation = dict(model.parallel.localisation[0].named_parameters())
+    localisation = dict(model.transformers.networks[0].localisation[0].named_parameters())
     for name, parameter in first.items():
         assert torch.equal(parameter, second[name]) and torch.equal(parameter, localisation[name])
         assert len({parameter.data_ptr(), second[name].data_ptr(), localisation[name].data_ptr()}) == 3
     mine = {id(p) for p in localisation_parameters(model)}
-    assert mine == {id(p) for p in model.parallel.parameters()} and len(mine) < len(list(model.parameters()))
-    assert model.parallel.head.out_features == 4  # one localisation network speaks for both
+    assert mine == {id(p) for p in model.transformers.parameters()} and len(mine) < len(
+        list(model.parameters())
+    )
+    assert model.transformers.networks[0].head.out_features == 4  # one localisation network speaks for both
 
 
 def test_theta_moves_each_window_by_itself():
     model, image = network(), torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        model.parallel.head.bias.copy_(torch.tensor([-0.5, -0.5, 0.5, 0.5]))
+        model.transformers.networks[0].head.bias.copy_(torch.tensor([-0.5, -0.5, 0.5, 0.5]))
     _, aux = model(image)
     torch.testing.assert_close(aux["warped"][0, 0], image[0, :, :32, :32])
     torch.testing.assert_close(aux["warped"][0, 1], image[0, :, 32:, 32:])
     model(image)[0].sum().backward()
-    assert model.parallel.head.weight.grad.abs().sum(1).min() > 0
+    assert model.transformers.networks[0].head.weight.grad.abs().sum(1).min() > 0
 
 
 def test_the_plain_network_is_the_pooled_backbone():

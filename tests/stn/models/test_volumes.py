@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from stn import Affine, Affine3d, localisation_parameters
-from stn.models.mnist import CNN, cnn, count_parameters, st_cnn
+from stn.models.budget import count_parameters
+from stn.models.mnist import CNN, cnn, st_cnn
 from stn.models.volumes import cnn_3d, st_cnn_3d
 
 
@@ -40,7 +41,7 @@ def test_gradients_reach_theta():
     logits, aux = model(torch.rand(2, 1, 32, 32, 32))
     assert aux["theta"].shape == (2, 2, 12)
     logits.square().sum().backward()
-    assert all(t.head.bias.grad.abs().sum() > 0 for t in model.transformers)
+    assert all(n.head.bias.grad.abs().sum() > 0 for n in model.transformers.networks)
 
 
 def test_images_and_volumes_are_not_mixed_up():

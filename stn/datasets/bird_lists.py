@@ -1,0 +1,109 @@
+"""The lists of CUB-200-2011: what the official text files say of every image (section 4.3)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stn.files import list_problems
+
+__all__ = ["BODY", "FOLDER", "HEAD", "PARTS", "BirdLists", "read_lists"]
+
+FOLDER = "CUB_200_2011"  # what the official archive unpacks to
+PARTS = (
+    "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye",
+    "right leg", "right wing", "tail", "throat",
+)  # fmt: skip
+HEAD = ("beak", "crown", "forehead", "left eye", "nape", "right eye", "throat")
+BODY = tuple(part for part in PARTS if part not in HEAD)
+
+
+@dataclass(frozen=True)
+class BirdLists:
+    """What is known of every image, in the order of images.txt.
+
+    Attributes:
+        files: paths of the images.
+        labels: (N,), int64, classes from 0.
+        training: (N,), bool, whether an image is of the training set.
+        classes: names of the classes.
+        boxes: (N, 4), left, top, width, height of the bird, pixels.
+        parts: (N, 15, 3), of each of the `PARTS` x and y in pixels, and 1 where it is visible, else 0.
+    """
+
+    files: list[Path]
+    labels: Tensor
+    training: Tensor
+    classes: list[str]
+    boxes: Tensor
+    parts: Tensor
+
+
+def read_lists(root: Path, expected: Mapping[str, int] | None = None) -> BirdLists:
+    """Reads the lists of a data set in the official layout.
+
+    Args:
+        root: the folder with images.txt, images/ and parts/.
+        expected: the numbers of `classes`, `images`, `train` and `test` images that there must be. None: any.
+
+    Returns:
+        The lists.
+
+    Raises:
+        ValueError: A list is missing or damaged, or has another length than expected.
+    """
+    names = (
+        "images",
+        "image_class_labels",
+        "train_test_split",
+        "classes",
+        "bounding_boxes",
+        "parts/part_locs",
+    )
+    missing = [f"{name}.txt" for name in names if not (root / f"{name}.txt").is_file()]
+    if missing:
+        raise ValueError(
+            list_problems(missing, f"lists are missing in {root}") + ". Unpack the data set anew."
+        )
+    try:
+        paths, labels, split, classes, boxes = (_read_pairs(root / f"{name}.txt") for name in names[:5])
+        ids = list(paths)
+        rows = {image: row for row, image in enumerate(ids)}
+        parts = torch.zeros(len(ids), len(PARTS), 3)
+        for line in (root / "parts" / "part_locs.txt").read_text().splitlines():
+            image, part, *place = line.split()
+            parts[rows[image], int(part) - 1] = torch.tensor([float(number) for number in place])
+        numbers = {name: row for row, name in enumerate(classes)}
+        lists = BirdLists(
+            files=[root / "images" / paths[i] for i in ids],
+            labels=torch.tensor([numbers[labels[i]] for i in ids]),
+            training=torch.tensor([split[i] == "1" for i in ids]),
+            classes=[name.split(".", 1)[-1].replace("_", " ") for name in classes.values()],
+            boxes=torch.tensor([[float(number) for number in boxes[i].split()] for i in ids]),
+            parts=parts,
+        )
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"The lists in {root} do not agree with each other ({type(error).__name__}: {error}): unpack the data set "
+            "anew."
+        ) from error
+    counts = {
+        "classes": len(classes),
+        "images": len(ids),
+        "train": int(lists.training.sum()),
+        "test": int((~lists.training).sum()),
+    }
+    wrong = [
+        f"{counts[key]} {key}, not {count}" for key, count in (expected or {}).items() if counts[key] != count
+    ]
+    if wrong:
+        raise ValueError(f"The lists in {root} are not of the whole data set: {'; '.join(wrong)}.")
+    return lists
+
+
+def _read_pairs(path: Path) -> dict[str, str]:
+    """Lines "id value" -> {id: value}."""
+    lines = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+    return {key: value.strip() for key, value in lines}

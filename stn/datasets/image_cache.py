@@ -1,0 +1,158 @@
+"""Images of any size, decoded and scaled once, in one memory-mapped file."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from stn.files import list_problems
+
+__all__ = ["ImageCache", "shorter_side"]
+
+VERSION = 1  # of how an image is decoded and scaled: another number makes every cache anew
+
+
+def shorter_side(size: int) -> int:
+    """The shorter side that images are scaled to, for crops of `size` pixels. An eighth of it is left to move in.
+
+    Args:
+        size: side of a crop, pixels.
+
+    Returns:
+        8/7 of it, pixels.
+
+    Example:
+        >>> shorter_side(224)
+        256
+    """
+    return round(size * 8 / 7)
+
+
+class ImageCache:
+    """Images scaled to one shorter side and decoded, one after the other in a memory-mapped file.
+
+    The file is made on first use, and anew when the size or the time of change of an image differs. Of several
+    processes that start together one makes it, and the others wait. A process that has an older file open keeps it.
+
+    `cache[i]` is image i, (3, h, w), uint8.
+
+    Args:
+        files: JPEG or PNG images. Grey ones are turned into colour.
+        side: the shorter side, pixels.
+        folder: where the file is kept.
+        name: stem of the file's name.
+
+    Attributes:
+        sizes: (N, 2), int64, (height, width) of every image before scaling, pixels.
+
+    Raises:
+        ValueError: Images are missing or cannot be read; the message names them.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "red.png"
+        ...     Image.new("RGB", (60, 40), (255, 0, 0)).save(file)
+        ...     cache = ImageCache([file], side=20, folder=Path(folder), name="red")
+        >>> len(cache), cache.shape(0), cache[0][:, 0, 0].tolist()
+        (1, (20, 30), [255, 0, 0])
+    """
+
+    def __init__(self, files: Sequence[Path], *, side: int, folder: Path, name: str) -> None:
+        missing = [str(path) for path in files if not path.is_file()]
+        if missing:
+            raise ValueError(list_problems(missing, "images are missing") + ". Unpack the data set anew.")
+        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        key = hashlib.sha256(json.dumps([VERSION, side, stats]).encode()).hexdigest()
+        pixels, index = folder / f"{name}-{side}.bin", folder / f"{name}-{side}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{name}-{side}.lock"):
+            held = json.loads(index.read_text()) if index.exists() and pixels.exists() else {}
+            if held.get("key") != key:
+                held = {"key": key, **_decode(files, side, pixels)}
+                _write(index, lambda path: path.write_text(json.dumps(held)))
+            self._pixels = np.memmap(pixels, dtype=np.uint8, mode="r")
+        self._shapes: list[list[int]] = held["shapes"]
+        self._starts = np.concatenate([[0], np.cumsum([3 * h * w for h, w in self._shapes])])
+        self.sizes = torch.tensor(held["sizes"]).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """The size of a scaled image.
+
+        Args:
+            i: number of the image.
+
+        Returns:
+            (h, w), pixels.
+        """
+        height, width = self._shapes[i]
+        return height, width
+
+    def crop(self, i: int, top: int, left: int, size: int) -> np.ndarray:
+        """A square of a scaled image.
+
+        Args:
+            i: number of the image.
+            top: first row, pixels.
+            left: first column, pixels.
+            size: side of the square, pixels.
+
+        Returns:
+            (size, size, 3), uint8, a view into the file.
+        """
+        height, width = self._shapes[i]
+        whole = self._pixels[self._starts[i] : self._starts[i + 1]].reshape(height, width, 3)
+        return whole[top : top + size, left : left + size]
+
+    def __getitem__(self, i: int) -> Tensor:
+        height, width = self._shapes[i]
+        whole = np.array(self._pixels[self._starts[i] : self._starts[i + 1]])
+        return torch.from_numpy(whole.reshape(height, width, 3)).permute(2, 0, 1)
+
+
+def _decode(files: Sequence[Path], side: int, pixels: Path) -> dict[str, Any]:
+    shapes, sizes, broken = [], [], []
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as out:
+            for file in files:
+                try:
+                    with Image.open(file) as image:
+                        colour = image.convert("RGB")
+                except (OSError, UnidentifiedImageError, SyntaxError):
+                    broken.append(str(file))
+                    continue
+                factor = side / min(colour.size)
+                width, height = (max(side, round(factor * n)) for n in colour.size)
+                sizes.append([colour.height, colour.width])
+                shapes.append([height, width])
+                scaled = colour.resize((width, height), Image.Resampling.BILINEAR)
+                out.write(np.asarray(scaled).tobytes())
+        if broken:
+            raise ValueError(list_problems(broken, "images cannot be read") + ". Unpack the data set anew.")
+
+    _write(pixels, write)
+    return {"shapes": shapes, "sizes": sizes}
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file whole or not at all. Whoever has the old file open keeps it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,300 @@
+"""Data sets of images of any size: cropped and mirrored at random for training, their middles for the test."""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stn.datasets.image_cache import ImageCache, shorter_side
+from stn.seeds import stream_seed
+
+__all__ = ["FixedImages", "ImageDataset", "ImageStream"]
+
+
+class ImageStream:
+    """Training batches without end: shuffled anew every epoch, a random crop of each image, half of them mirrored.
+
+    The remainder of an epoch that is smaller than a batch is dropped. From a restored state the same batches follow, to
+    the bit.
+
+    Args:
+        cache: the decoded images.
+        index: (N,), which images of the cache are trained on.
+        labels: of all images of the cache.
+        size: side of the crops, pixels.
+        batch_size: from 1 to N.
+        seed: of order, crops and mirroring.
+        device: of the batches.
+
+    Attributes:
+        rows: a slice of every batch. Only these rows are decoded and returned; the random draws are those of all.
+
+    Raises:
+        ValueError: The batch is larger than the training set, or empty.
+    """
+
+    rows = slice(None)
+
+    def __init__(
+        self,
+        cache: ImageCache,
+        index: Tensor,
+        labels: Tensor,
+        *,
+        size: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        if not 1 <= batch_size <= len(index):
+            raise ValueError(
+                f"A training batch of {batch_size} needs as many training images, and there are {len(index)}: "
+                "lower trainer.batch_size."
+            )
+        self.cache, self.index, self.labels = cache, index, labels
+        self.size, self.batch_size, self.device = size, batch_size, device
+        self.generator = torch.Generator().manual_seed(stream_seed(seed, "train"))
+        self._shuffle()
+
+    def _shuffle(self) -> None:
+        self.order = torch.randperm(len(self.index), generator=self.generator)
+        self.position = 0
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """The next batch.
+
+        Returns:
+            Images (batch_size, 3, size, size), float32 in [0, 1], and labels (batch_size,), on the device.
+        """
+        if self.position + self.batch_size > len(self.order):
+            self._shuffle()
+        drawn = self.index[self.order[self.position : self.position + self.batch_size]]
+        self.position += self.batch_size
+        chances = torch.rand(len(drawn), 3, generator=self.generator)[self.rows].tolist()
+        drawn = drawn[self.rows]
+        images = np.empty((len(drawn), self.size, self.size, 3), np.uint8)
+        for row, (i, (y, x, mirror)) in enumerate(zip(drawn.tolist(), chances, strict=True)):
+            height, width = self.cache.shape(i)
+            top, left = int(y * (height - self.size + 1)), int(x * (width - self.size + 1))
+            crop = self.cache.crop(i, top, left, self.size)
+            images[row] = crop[:, ::-1] if mirror < 0.5 else crop
+        return _to_device(images, self.device), self.labels[drawn].to(self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, for `load_state_dict`: generator, order and position."""
+        order = self.order.to(torch.int32)
+        return {"generator": self.generator.get_state(), "order": order, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a state.
+
+        Args:
+            state: as of `state_dict`, on any device.
+
+        Raises:
+            ValueError: The state is of a stream over another number of images.
+        """
+        if len(state["order"]) != len(self.index):
+            raise ValueError(
+                f"The state is of a stream over {len(state['order'])} training images, and here are "
+                f"{len(self.index)}: was dataset.val_size another?"
+            )
+        self.generator.set_state(state["generator"].cpu())
+        self.order = state["order"].to("cpu", torch.int64)
+        self.position = state["position"]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ImageStream":
+        twin = copy.copy(self)  # the images are shared
+        twin.generator = torch.Generator()
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+
+def _to_device(images: np.ndarray, device: torch.device) -> Tensor:
+    """(B, h, w, 3) bytes -> (B, 3, h, w) float32 in [0, 1]."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+@dataclass(frozen=True)
+class FixedImages:
+    """Images for validation or test, the middle square of each.
+
+    Attributes:
+        cache: the decoded images.
+        index: (N,), which of them.
+        labels: (N,).
+        size: side of the squares, pixels.
+        device: of the batches.
+        extra: (N, ...), further numbers of each image for the evaluation, such as the places of a bird's parts.
+    """
+
+    cache: ImageCache
+    index: Tensor
+    labels: Tensor
+    size: int
+    device: torch.device
+    extra: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def pixels(self, rows: Sequence[int] | range) -> np.ndarray:
+        """The middle squares of some images.
+
+        Args:
+            rows: their numbers in this set.
+
+        Returns:
+            (len(rows), size, size, 3), uint8.
+        """
+        images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        for k, row in enumerate(rows):
+            i = int(self.index[row])
+            height, width = self.cache.shape(i)
+            images[k] = self.cache.crop(i, (height - self.size) // 2, (width - self.size) // 2, self.size)
+        return images
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the pixels: two results with one fingerprint were measured on the same images."""
+        digest = hashlib.sha256()
+        for row in range(len(self)):
+            digest.update(self.pixels(range(row, row + 1)).tobytes())
+        return digest.hexdigest()
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
+        """All images once, in order.
+
+        Args:
+            batch_size: of all batches but the last, which has what is left.
+
+        Yields:
+            Images (B, 3, size, size), float32 in [0, 1], labels (B,), and `extra` (B, ...) where there is some.
+        """
+        for start in range(0, len(self), batch_size):
+            rows = range(start, min(start + batch_size, len(self)))
+            chosen = slice(rows.start, rows.stop)
+            extra = () if self.extra is None else (self.extra[chosen].to(self.device),)
+            yield _to_device(self.pixels(rows), self.device), self.labels[chosen].to(self.device), *extra
+
+
+class ImageDataset:
+    """A data set of images: a stream for training, fixed sets for validation and test.
+
+    Images are scaled to 8/7 of `size` on their shorter side, and cut to `size`.
+
+    Args:
+        name: of the data set, and stem of its cache's name.
+        files: of all images.
+        labels: (N,), of all images.
+        training: (N,), bool, which images are trained on. The others are the test set.
+        classes: names of the classes.
+        size: side of the network's input, pixels, from 32.
+        cache_dir: folder for the decoded images.
+        val_size: number of training images that are held out for validation, the same ones for every seed.
+        seed: of the training stream.
+        device: of the batches.
+
+    Attributes:
+        classes: names of the classes.
+        cache: the decoded images.
+        extra: (N, ...), as of `FixedImages`, for all images. A subclass may set it.
+        val: the `FixedImages` for validation, None without images held out.
+        test: the `FixedImages` for the test.
+
+    Raises:
+        ValueError: `size` or `val_size` is out of range, or images are missing or cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = [Path(folder) / f"{i}.png" for i in range(4)]
+        ...     for file in files:
+        ...         Image.new("RGB", (60, 50)).save(file)
+        ...     labels, training = torch.tensor([0, 1, 0, 1]), torch.tensor([True, True, True, False])
+        ...     data = ImageDataset("four", files, labels, training, ["a", "b"], size=32, cache_dir=folder)
+        >>> data.in_shape, len(data.test), data.train_stream(2).next_batch()[0].shape
+        ((3, 32, 32), 1, torch.Size([2, 3, 32, 32]))
+    """
+
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[Path],
+        labels: Tensor,
+        training: Tensor,
+        classes: Sequence[str],
+        *,
+        size: int,
+        cache_dir: str | Path,
+        val_size: int = 0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if size < 32:
+            raise ValueError(f"dataset.size={size} is not valid: it is a number of pixels from 32.")
+        train, self._test_index = training.nonzero()[:, 0], (~training).nonzero()[:, 0]
+        if not 0 <= val_size < len(train):
+            raise ValueError(
+                f"dataset.val_size={val_size} is not valid: 0 to {len(train) - 1} of {len(train)} training images."
+            )
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(stream_seed(0, "split")))
+        self.train_index = train[order[: len(train) - val_size].sort().values]
+        self.val_index = train[order[len(train) - val_size :].sort().values]
+        self.name, self.classes, self.size = name, list(classes), size
+        self.device = torch.device(device)
+        self.cache = ImageCache(files, side=shorter_side(size), folder=Path(cache_dir), name=name)
+        self._labels, self._seed = labels, seed
+        self.extra: Tensor | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """The shape of the network's input, (3, size, size)."""
+        return 3, self.size, self.size
+
+    def train_stream(self, batch_size: int) -> ImageStream:
+        """Training batches without end.
+
+        Args:
+            batch_size: from 1 to the number of training images.
+
+        Returns:
+            A new stream, at its start.
+
+        Raises:
+            ValueError: The batch is larger than the training set, or empty.
+        """
+        return ImageStream(
+            self.cache,
+            self.train_index,
+            self._labels,
+            size=self.size,
+            batch_size=batch_size,
+            seed=self._seed,
+            device=self.device,
+        )
+
+    @cached_property
+    def test(self) -> FixedImages:
+        return self._fixed(self._test_index)
+
+    @cached_property
+    def val(self) -> FixedImages | None:
+        return self._fixed(self.val_index) if len(self.val_index) else None
+
+    def _fixed(self, index: Tensor) -> FixedImages:
+        extra = None if self.extra is None else self.extra[index]
+        return FixedImages(self.cache, index, self._labels[index], self.size, self.device, extra)

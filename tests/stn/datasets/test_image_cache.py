@@ -1,0 +1,70 @@
+"""The image cache: what is decoded, and when it is decoded anew."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stn.datasets import image_cache
+from stn.datasets.image_cache import ImageCache
+
+
+def cache(files, tmp_path, side=40):
+    return ImageCache(files, side=side, folder=tmp_path / "cache", name="mine")
+
+
+def test_images_are_scaled_to_their_shorter_side(files, tmp_path):
+    cached = cache(files, tmp_path)
+    assert len(cached) == 12 and cached.sizes[2].tolist() == [64, 84]
+    for i, path in enumerate(files):
+        image = Image.open(path).convert("RGB")
+        height, width = cached.shape(i)
+        assert min(height, width) == 40 and width / height == pytest.approx(
+            image.width / image.height, abs=0.02
+        )
+        expected = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+        assert (cached[i].permute(1, 2, 0).numpy() == expected).all()
+        assert (cached.crop(i, 3, 5, 20) == expected[3:23, 5:25]).all()
+
+
+def test_it_is_made_once_and_anew_when_a_file_changes(files, tmp_path, monkeypatch):
+    made = []
+    decode = image_cache._decode
+    monkeypatch.setattr(image_cache, "_decode", lambda *a: made.append(1) or decode(*a))
+    old = cache(files, tmp_path)
+    cache(files, tmp_path)
+    assert len(made) == 1
+    before = old[0].clone()
+    Image.new("RGB", (60, 60), (1, 2, 3)).save(files[0])
+    new = cache(files, tmp_path)
+    assert len(made) == 2 and new[0].flatten(1).tolist() == [[c] * 1600 for c in (1, 2, 3)]
+    assert torch.equal(old[0], before)  # whoever has the old one open keeps it
+    cache(files, tmp_path, side=48)
+    assert len(made) == 3 and {p.suffix for p in (tmp_path / "cache").glob("*-48.*")} >= {".bin", ".json"}
+
+
+def test_two_that_start_together_make_one(files, tmp_path, monkeypatch):
+    made = []
+    decode = image_cache._decode
+    monkeypatch.setattr(image_cache, "_decode", lambda *a: made.append(1) or decode(*a))
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(cache(files, tmp_path)[5])) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and len(got) == 4 and all(torch.equal(one, got[0]) for one in got)
+
+
+def test_all_that_is_missing_or_broken_is_named_at_once(files, tmp_path):
+    files[3].write_bytes(b"no picture")
+    files[7].write_bytes(files[7].read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"2 images cannot be read: .*3\.png, .*7\.png\. Unpack"):
+        cache(files, tmp_path)
+    assert not list((tmp_path / "cache").glob("*.bin"))
+    for file in files[2:9]:
+        file.unlink()
+    with pytest.raises(ValueError, match=r"7 images are missing: .*2\.png, .*6\.png and 2 more\. Unpack"):
+        cache(files, tmp_path)
