@@ -70,8 +70,7 @@ def run_pool(
                     ended(running.pop(future), future.result())
         except BaseException:
             stopped.set()
-            while running:  # one may have started just now
+            process.stop_all()
+            while wait(running, timeout=1).not_done:  # one had not started yet
                 process.stop_all()
-                for future in wait(running, timeout=1).done:
-                    running.pop(future)
             raise

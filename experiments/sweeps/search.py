@@ -33,12 +33,13 @@ from experiments.sweeps.pool import run_pool
 from experiments.sweeps.space import Parameter, parse_space
 from stn.seeds import stream_seed
 
+# By a metric's last word.
 Direction = Literal["minimize", "maximize"]
 DIRECTIONS: dict[str, Direction] = {
     "error": "minimize",
     "loss": "minimize",
     "accuracy": "maximize",
-}  # by a metric's last word
+}
 SCHEDULES = ("trainer", "schedules")  # of two of them, one step does not compare
 STARTUP = 5  # trials that end undisturbed before any is stopped early
 
