@@ -117,7 +117,8 @@ def test_all_is_every_table_seed_by_seed_and_row_by_row_no_run_twice(tmp_path):
 
 def test_a_required_run_is_planned_before_those_that_need_it(tmp_path, finish, trainings):
     runs = trainings.of(plan(tmp_path, "colocalisation", "paper", (0,)))
-    (needed,) = {run.requires for run in runs}
+    needed = runs[0].requires
+    assert {one.folder for run in runs for one in run.requires} == {needed[0].folder}
     assert needed[0].label == "mnist_p/cnn-fast-seed_0" and needed[0].published is None
     assert [job.label for job in unfinished(runs)] == [needed[0].label, *(run.label for run in runs)]
     said = []
