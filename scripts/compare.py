@@ -1,47 +1,38 @@
-"""Finished runs side by side, without W&B: `python scripts/compare.py outputs/mnist_rts`.
+"""Compare finished runs, without W&B: `python scripts/compare.py outputs/mnist_rts`.
 
-What differs in their configurations, their metrics, paired differences where seeds match, McNemar's test where their
-predictions are there, and their learning curves in one picture.
+Shows what differs in their configurations, their metrics, paired differences where seeds match, McNemar's test where
+predictions are stored, and their learning curves in one picture.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from experiments.analysis.compare import curves, main_metric, report, variants
+from experiments.analysis.compare import report
+from experiments.analysis.curves import curves
+from experiments.analysis.variants import main_metric, variants
 from experiments.engine.build import UserError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "paths", nargs="+", type=Path, help="run directories, folders of them, results/runs/..."
-    )
-    parser.add_argument("--metric", help="to compare in pairs; default: test_accuracy or test_error")
-    parser.add_argument("--against", help="the letter that all are compared with; default: all pairs of few")
-    parser.add_argument(
-        "--out", type=Path, default=Path("outputs/compare.png"), help="the picture (%(default)s)"
-    )
-    parser.add_argument(
-        "--data-dir", type=Path, help="where data are, for McNemar's test (STN_DATA_DIR, or data/)"
-    )
-    parser.add_argument(
-        "--cache-dir", default="outputs/cache", help="where decoded photographs are (%(default)s)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add("paths", nargs="+", type=Path, help="run directories, folders of them, results/runs/...")
+    add("--metric", help="whose differences are tested (test_accuracy, or test_error)")
+    add("--against", help="letter of the configuration that all are compared with (all pairs of few)")
+    add("--out", type=Path, default=Path("outputs/compare.png"), help="the picture (%(default)s)")
+    add("--data-dir", help="where data are, for McNemar's test (STN_DATA_DIR, or data/)")
+    add("--cache-dir", default="outputs/cache", help="where decoded images are (%(default)s)")
     args = parser.parse_args()
+    where = {"data_dir": args.data_dir, "cache_dir": args.cache_dir}
     try:
-        found = variants(args.paths)
-        where = {"data_dir": args.data_dir and str(args.data_dir), "cache_dir": args.cache_dir}
-        print(report(found, main_metric(found, args.metric), where, args.against))
-        drawn = curves(found, args.out)
-        print(
-            f"Learning curves: {drawn}" if drawn else "No learning curves: no log is kept with the results."
-        )
+        compared = variants(args.paths)
+        print(report(compared, main_metric(compared, args.metric), where, args.against))
+        picture = curves(compared, args.out)
     except (UserError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
+    print(f"Learning curves: {picture}" if picture else "No learning curves: no log is stored.")
     return 0
 
 

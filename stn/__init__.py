@@ -4,7 +4,7 @@ What is imported here needs PyTorch alone. `stn.models.backbones`, `stn.models.i
 torchvision, and `stn.datasets.mnist` to download. Data sets need NumPy, those of images Pillow and filelock, and the
 embedded digits scikit-learn.
 
-Example:
+Examples:
     >>> import torch
     >>> transformer = SpatialTransformer(ConvTrunk((1, 28, 28)), Affine())
     >>> warped, theta = transformer(torch.rand(2, 1, 28, 28))

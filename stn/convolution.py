@@ -23,7 +23,7 @@ def plain_operations() -> Iterator[None]:
     Yields:
         Nothing.
 
-    Example:
+    Examples:
         >>> with plain_operations():
         ...     out = Conv2d(1, 2, 9)(torch.rand(1, 1, 28, 28, requires_grad=True))
         >>> type(out.grad_fn).__name__
@@ -44,7 +44,7 @@ class Conv2d(nn.Conv2d):
     takes most of that layer's time on a CPU (`scripts/benchmark.py tricks` measures it). The fast gradient can be
     differentiated once. In all other cases, and within `plain_operations`, PyTorch's is used.
 
-    Example:
+    Examples:
         >>> image = torch.rand(2, 1, 28, 28, requires_grad=True)
         >>> layer = Conv2d(1, 4, 9)
         >>> layer(image).sum().backward()

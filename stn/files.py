@@ -10,7 +10,7 @@ __all__ = ["DataNotFoundError", "list_problems", "resolve_data_dir"]
 class DataNotFoundError(FileNotFoundError):
     """The data are not there and cannot be fetched. The message says where they belong and what works without them.
 
-    Example:
+    Examples:
         >>> isinstance(DataNotFoundError("There is no data/mnist."), FileNotFoundError)
         True
     """
@@ -25,7 +25,7 @@ def resolve_data_dir(data_dir: str | Path | None = None) -> Path:
     Returns:
         The folder, with ~ expanded. It may not exist.
 
-    Example:
+    Examples:
         >>> resolve_data_dir("here").name
         'here'
     """
@@ -42,7 +42,7 @@ def list_problems(problems: Sequence[str], what: str) -> str:
     Returns:
         The sentence, without a full stop.
 
-    Example:
+    Examples:
         >>> list_problems(["a.png", "b.png"], "images are missing")
         '2 images are missing: a.png, b.png'
     """

@@ -25,7 +25,7 @@ class FCTrunk(nn.Sequential):
     Shape:
         (B, C, H, W) -> (B, hidden[-1]).
 
-    Example:
+    Examples:
         >>> FCTrunk((1, 28, 28))(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2, 32])
     """
@@ -56,7 +56,7 @@ class ConvTrunk(nn.Sequential):
     Raises:
         ValueError: The image is too small for the second convolution.
 
-    Example:
+    Examples:
         >>> ConvTrunk((1, 28, 28))(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2, 20])
     """
@@ -103,7 +103,7 @@ class ConvTrunk3d(nn.Sequential):
     Raises:
         ValueError: The volume is too small.
 
-    Example:
+    Examples:
         >>> ConvTrunk3d((1, 32, 32, 32))(torch.rand(2, 1, 32, 32, 32)).shape
         torch.Size([2, 20])
     """
@@ -148,7 +148,7 @@ class Head(nn.Linear):
     Raises:
         ValueError: `start` has another shape.
 
-    Example:
+    Examples:
         >>> from stn.transforms import Translation
         >>> Head(4, Translation(), start=torch.tensor([0.5, 0.0]))(torch.rand(1, 4)).tolist()
         [[0.5, 0.0]]
@@ -190,7 +190,7 @@ class LocalisationNetwork(nn.Module):
         ValueError: The number of features is unknown, `starts` has another shape, or `starts` and `head` are both
             given.
 
-    Example:
+    Examples:
         >>> from stn.transforms import Translation
         >>> starts = torch.tensor([[-0.5, 0.0], [0.5, 0.0]])
         >>> network = LocalisationNetwork(FCTrunk((1, 28, 28)), Translation(), starts=starts)
@@ -237,7 +237,7 @@ def count_features(trunk: nn.Module) -> int:
     Raises:
         ValueError: The trunk has neither.
 
-    Example:
+    Examples:
         >>> count_features(nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU()))
         16
     """

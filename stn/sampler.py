@@ -32,7 +32,7 @@ def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str 
         FloatingPointError: The grid is not finite. With border padding it would crash the backward pass on a CPU. Not
             checked while a CUDA graph is captured, where nothing may wait for the device.
 
-    Example:
+    Examples:
         >>> from stn.transforms import Affine
         >>> image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> mirrored = Affine().grid(torch.tensor([[-1.0, 0, 0, 0, 1, 0]]), (2, 2))
@@ -78,7 +78,7 @@ def in_frame(grid: Tensor) -> Tensor:
     Returns:
         (...), float32, from 0 to 1.
 
-    Example:
+    Examples:
         >>> from stn.transforms import Affine
         >>> in_frame(Affine().grid(torch.tensor([[1.0, 0, 1, 0, 1, 0]]), (8, 8))).tolist()
         [0.5]

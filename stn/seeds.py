@@ -15,7 +15,7 @@ def stream_seed(seed: int, stream: str) -> int:
     Returns:
         A number from 0 below 2^56, the same on every machine.
 
-    Example:
+    Examples:
         >>> stream_seed(0, "train") == stream_seed(0, "test"), stream_seed(0, "train")
         (False, 23534177080883672)
     """

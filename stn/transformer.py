@@ -29,7 +29,7 @@ class SpatialTransformer(nn.Module):
     Raises:
         ValueError: The number of features is unknown, or `start` has another shape.
 
-    Example:
+    Examples:
         >>> from stn import Affine, FCTrunk
         >>> transformer = SpatialTransformer(FCTrunk((1, 28, 28)), Affine())
         >>> image = torch.rand(2, 1, 28, 28)
@@ -92,7 +92,7 @@ class ParallelTransformers(nn.Module):
     Raises:
         ValueError: There is no network.
 
-    Example:
+    Examples:
         Two that have a network each, and two that share one and look at the left and the right half:
 
         >>> from stn import Affine, FCTrunk, LocalisationNetwork, Translation
@@ -190,7 +190,7 @@ def localisation_parameters(model: nn.Module) -> list[nn.Parameter]:
     Returns:
         Each parameter once. Empty without a spatial transformer.
 
-    Example:
+    Examples:
         >>> from stn import Affine, FCTrunk
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
         >>> localisation_parameters(model)

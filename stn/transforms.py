@@ -41,7 +41,7 @@ def regular_grid(
     Returns:
         (H, W, 2) in (x, y) order, or (D, H, W, 3) in (x, y, z).
 
-    Example:
+    Examples:
         >>> regular_grid((1, 2)).tolist()
         [[[-0.5, 0.0], [0.5, 0.0]]]
     """
@@ -63,7 +63,7 @@ def homogeneous_grid(size: tuple[int, ...], device: torch.device, dtype: torch.d
     Returns:
         (3, H * W), or (4, D * H * W) for a volume.
 
-    Example:
+    Examples:
         >>> homogeneous_grid((1, 2), torch.device("cpu"), torch.float32).tolist()
         [[-0.5, 0.5], [0.0, 0.0], [1.0, 1.0]]
     """
@@ -84,7 +84,7 @@ class Transform(nn.Module):
         num_params: P, the number of parameters theta.
         dims: 2 for images, 3 for volumes.
 
-    Example:
+    Examples:
         >>> class Mirror(Transform):
         ...     num_params = 1
         ...     def identity(self):
@@ -164,7 +164,7 @@ class Transform(nn.Module):
 class Affine(Transform):
     """Any 2x3 affine map: theta holds the rows of [[a, b, tx], [c, d, ty]] (paper eq. 1).
 
-    Example:
+    Examples:
         >>> Affine().map_points(torch.tensor([[0.5, 0, 0.1, 0, 0.5, 0]]), torch.tensor([[1.0, -1.0]])).tolist()
         [[[0.6000000238418579, -0.5]]]
     """
@@ -188,7 +188,7 @@ class Affine3d(Transform):
 
     theta holds the rows of [[a, b, c, tx], [d, e, f, ty], [g, h, i, tz]].
 
-    Example:
+    Examples:
         >>> Affine3d().grid(Affine3d().identity()[None], (4, 5, 6)).shape
         torch.Size([1, 4, 5, 6, 3])
     """
@@ -211,7 +211,7 @@ class Affine3d(Transform):
 class Attention(Transform):
     """Isotropic scale and translation: theta = (s, tx, ty) of [[s, 0, tx], [0, s, ty]] (paper eq. 2).
 
-    Example:
+    Examples:
         >>> Attention().map_points(torch.tensor([[0.5, 0.25, 0.0]]), torch.tensor([[1.0, -1.0]])).tolist()
         [[[0.75, -0.5]]]
     """
@@ -236,7 +236,7 @@ class Translation(Transform):
     Raises:
         ValueError: `scale` is not a number above 0.
 
-    Example:
+    Examples:
         >>> Translation(0.5).map_points(torch.tensor([[0.25, 0.0]]), torch.tensor([[1.0, -1.0]])).tolist()
         [[[0.75, -0.5]]]
     """
@@ -267,7 +267,7 @@ class Projective(Transform):
     Points are divided by their third coordinate w. A |w| below 1e-6 is raised to it, with its sign kept, so that a
     point on the horizon lands far outside of the image instead of at infinity.
 
-    Example:
+    Examples:
         >>> theta = torch.tensor([[1.0, 0, 0, 0, 1, 0, 0.5, 0]])
         >>> Projective().map_points(theta, torch.tensor([[2.0, 1.0]])).tolist()
         [[[1.0, 0.5]]]
@@ -307,7 +307,7 @@ class ThinPlateSpline(Transform):
     Raises:
         ValueError: There are fewer than 2 points along a side.
 
-    Example:
+    Examples:
         >>> spline = ThinPlateSpline((2, 2))
         >>> spline.identity().tolist()
         [-1.0, -1.0, 1.0, -1.0, -1.0, 1.0, 1.0, 1.0]

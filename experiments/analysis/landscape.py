@@ -1,4 +1,4 @@
-"""How the loss changes as the windows move: what a small step's slope, the sampler's gradient, says of larger steps."""
+"""The loss over theta: whether the sampler's gradient agrees with the slopes over larger steps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from experiments.engine.build import UserError
 from experiments.engine.run import load_run
+from experiments.report import markdown_table
 from experiments.sections.birds import HEAD, region_centres
 from stn import ParallelTransformers, SpatialTransformer, Translation
 
@@ -20,8 +21,8 @@ STEPS = (0.003, 0.01, 0.03, 0.1, 0.2, 0.4)  # in theta's units; for a translatio
 
 
 @contextmanager
-def moved(module: nn.Module, by: Tensor) -> Iterator[None]:
-    """While it lasts, the transformer's theta is `by` (B, P or K * P) further."""
+def moved(module: Any, by: Tensor) -> Iterator[None]:
+    """Adds `by`, (B, P) or (B, K * P), to a transformer's theta inside the `with` block."""
     networks = module.networks if isinstance(module, ParallelTransformers) else [module]
     sizes = [getattr(network, "count", 1) * module.transform.num_params for network in networks]
     with ExitStack() as stack:
@@ -40,23 +41,31 @@ def landscape(
     seed: int = 0,
     towards: Callable[[int, Tensor], Tensor] | None = None,
 ) -> dict[str, Any]:
-    """The loss's slope in theta over steps of several sizes, image by image.
+    """The slope of the loss in theta over steps of several sizes, image by image.
 
-    model: with one `SpatialTransformer` or `ParallelTransformers`; theta of D = (K *) num_params numbers.
-    batches: images (B, C, H, W) and labels.   steps: h of the central differences, in theta's units.
-    spread: theta is first moved by so much, Gaussian, for there is little slope where training has ended.
-    towards(batch, theta (B, D)) -> (B, D): directions to compare with, such as to a bird's head, that many numbers a
-    window; None: none.
-    returns: `gradient`: of the sampler's own gradient, the median `norm` over the images, and `cosine_to_target`;
-    `steps`: for each h the same of the downhill slope, and `cosine`, the mean cosine between it and the gradient.
-    raises: UserError for a network with no transformer or several one after the other.
+    Args:
+        model: a network with one `SpatialTransformer` or `ParallelTransformers`, theta of D = (K *) num_params numbers.
+        batches: images (B, C, H, W) and labels (B,).
+        steps: h of the central differences, in theta's units.
+        spread: standard deviation of a Gaussian offset of theta: at the end of training there is little slope.
+        seed: of the offsets.
+        towards: (index of the batch, theta (B, D)) -> (B, D), directions to compare with, such as to a bird's head,
+            two numbers a window; None: none.
+
+    Returns:
+        `images`: how many; `spread`; `gradient`: of the sampler's gradient, downhill, the median `norm` over images
+        and, with `towards`, `cosine_to_target`; `steps`: for each h the same of the downhill slope, and `cosine`, the
+        mean cosine between slope and gradient.
+
+    Raises:
+        UserError: for a network without a transformer, or with several one after the other.
     """
-    found = [m for m in model.modules() if isinstance(m, SpatialTransformer | ParallelTransformers)]
-    if len(found) != 1:
+    transformers = [m for m in model.modules() if isinstance(m, SpatialTransformer | ParallelTransformers)]
+    if len(transformers) != 1:
         raise UserError(
-            f"The landscape is of one transformer (or several in parallel), and this network has {len(found)}."
+            f"The landscape is of one transformer (or several in parallel), and this network has {len(transformers)}."
         )
-    module, model = found[0], model.eval().requires_grad_(False)
+    module, model = transformers[0], model.eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     gradients: list[Tensor] = []
     slopes: dict[float, list[Tensor]] = {step: [] for step in steps}
@@ -85,21 +94,21 @@ def landscape(
 
     gradient, target = torch.cat(gradients), torch.cat(targets) if towards else None
 
-    def about(downhill: Tensor) -> dict[str, float]:
-        numbers = {"norm": downhill.norm(dim=1).median().item()}
+    def summary(downhill: Tensor) -> dict[str, float]:
+        means = {"norm": downhill.norm(dim=1).median().item()}
         if target is not None:
             windows = (downhill.unflatten(1, (-1, 2)), target.unflatten(1, (-1, 2)))
-            numbers["cosine_to_target"] = F.cosine_similarity(*windows, dim=2).mean().item()
-        return numbers
+            means["cosine_to_target"] = F.cosine_similarity(*windows, dim=2).mean().item()
+        return means
 
     return {
         "images": len(gradient),
         "spread": spread,
-        "gradient": about(gradient),
+        "gradient": summary(gradient),
         "steps": [
             {
                 "step": step,
-                **about(downhill),
+                **summary(downhill),
                 "cosine": F.cosine_similarity(downhill, gradient, dim=1).mean().item(),
             }
             for step, downhill in ((step, torch.cat(each)) for step, each in slopes.items())
@@ -108,12 +117,23 @@ def landscape(
 
 
 def landscape_of_run(
-    folder: Path, circumstances: Mapping[str, Any], *, images: int = 200, spread: float = 0.2
+    folder: Path, circumstances: Mapping[str, Any], images: int = 200, spread: float = 0.2
 ) -> dict[str, Any]:
-    """The landscape of a trained network over the first test images (one of every so many, that all classes are there).
+    """The landscape of a trained network on test images, one of every so many, so that all classes are there.
 
-    With birds and translated windows, the target is the middle of each bird's head.
-    raises: UserError for a folder without a trained network, or a network without transformers.
+    For birds and translated windows, the target is the middle of each bird's head.
+
+    Args:
+        folder: the run directory.
+        circumstances: where data are: `data_dir`, `cache_dir`.
+        images: how many.
+        spread: as of `landscape`.
+
+    Returns:
+        What `landscape` returns, with `experiment`, `seed` and `run`.
+
+    Raises:
+        UserError: for a folder without a trained network, and a network without transformers.
     """
     if images < 1:
         raise UserError(f"--images {images} is not valid: it is a whole number from 1.")
@@ -138,43 +158,42 @@ def landscape_of_run(
     return {**name, **landscape(model, batches, spread=spread, towards=towards)}
 
 
-def markdown(found: Sequence[Mapping[str, Any]]) -> str:
+def markdown(landscapes: Sequence[Mapping[str, Any]]) -> str:
     """A table a run: the slope over steps of several sizes."""
-    lines: list[str] = []
-    for one in found:
-        lines += [
-            f"**{one['experiment']}**, {one['run']}, seed {one['seed']}, {one['images']} test images",
-            "",
-        ]
-        aimed = "cosine_to_target" in one["gradient"]
-        head = [
-            "step",
-            "median slope",
-            "cosine to the sampler's gradient",
-            *(["to the head"] if aimed else []),
-        ]
-        lines += ["| " + " | ".join(head) + " |", "|" + ":-:|" * len(head)]
-        rows = [{"step": None, "cosine": 1.0, **one["gradient"]}, *one["steps"]]
-        for row in rows:
-            cells = [
-                "the sampler's gradient" if row["step"] is None else f"{row['step']:g}",
-                f"{row['norm']:.2f}",
-            ]
-            cells += [f"{row['cosine']:.2f}", *([f"{row['cosine_to_target']:.2f}"] if aimed else [])]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
+    parts = []
+    for one in landscapes:
+        heads = ["step", "median slope", "cosine to the sampler's gradient"]
+        rows = []
+        for row in [{"step": None, "cosine": 1.0, **one["gradient"]}, *one["steps"]]:
+            step = "the sampler's gradient" if row["step"] is None else f"{row['step']:g}"
+            rows.append([step, f"{row['norm']:.2f}", f"{row['cosine']:.2f}"])
+            if "cosine_to_target" in row:
+                rows[-1].append(f"{row['cosine_to_target']:.2f}")
+        if "cosine_to_target" in one["gradient"]:
+            heads.append("to the head")
+        title = f"**{one['experiment']}**, {one['run']}, seed {one['seed']}, {one['images']} test images"
+        parts.append(f"{title}\n\n{markdown_table(heads, rows, 'c' * len(heads))}")
+    return "\n".join(parts)
 
 
-def picture(found: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Over the step's size: the cosine between the slope and the sampler's gradient, a line a run; and, where there is
-    a target, how far slope and gradient point to it.   returns: the path."""
+def picture(landscapes: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Draws the cosine between slope and sampler's gradient over the size of the step, a line a run.
+
+    Where there is a target, a second graph shows how far slope and gradient point to it.
+
+    Args:
+        landscapes: what `landscape_of_run` returns, one a run.
+        path: the picture, which is written.
+
+    Returns:
+        The path.
+    """
     from matplotlib.figure import Figure  # slow to import
 
-    aimed = any("cosine_to_target" in one["gradient"] for one in found)
+    aimed = any("cosine_to_target" in one["gradient"] for one in landscapes)
     figure = Figure(figsize=(10 if aimed else 5, 3.6), layout="constrained")
     axes = figure.subplots(1, 1 + aimed, squeeze=False)[0]
-    for k, one in enumerate(found):
+    for k, one in enumerate(landscapes):
         colour, name = f"C{k}", one["experiment"]
         steps = [row["step"] for row in one["steps"]]
         axes[0].plot(steps, [row["cosine"] for row in one["steps"]], "o-", color=colour, label=name)

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from experiments.benchmarks.suite import Row
 from experiments.benchmarks.suites import SUITES, Measured, Section, read
 from experiments.engine.build import UserError
-from experiments.report import embed
+from experiments.report import embed, markdown_table
 
 MARK = "performance"  # of the paragraph's place on a page
 COMMAND = "python scripts/benchmark.py"
@@ -76,10 +74,10 @@ def section_markdown(name: str, section: Section) -> str:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     heads = [heading(key, next((row[key] for row in rows if row.get(key) is not None), None)) for key in keys]
     cells = [[text(key, row.get(key)) for key in keys] for row in rows]
-    align = ["left"] + ["right"] * (len(keys) - 1)
+    align = "l" + "r" * (len(keys) - 1)
     lines = [
         f"### {name} on {machine(section)}\n",
-        tabulate(cells, heads, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n",
+        markdown_table(heads, cells, align),
     ]
     if section.get("caveat"):
         lines.append(f"- {section['caveat']}")

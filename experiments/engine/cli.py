@@ -51,7 +51,7 @@ def explain_bad_overrides(arguments: Sequence[str]) -> None:
     folder = asked.config_dir and os.path.abspath(asked.config_dir)
     if folder and not os.path.isdir(folder):
         _end(
-            f"--config-dir {asked.config_dir} is no folder: name one that holds config files, such as experiment/mine.yaml."
+            f"--config-dir {asked.config_dir} is no folder: name one with files such as experiment/mine.yaml."
         )
     with composing(Files((asked.config_name or "train").removesuffix(".yaml"), folder)) as make:
         known = {key for key in overrides.keys if key in groups()}
@@ -108,9 +108,9 @@ def _keys(node: object, prefix: str = "") -> Iterator[str]:
     """The dotted keys of a configuration, those that are ??? too; not what is written elsewhere and only quoted."""
     if not isinstance(node, DictConfig):
         return
-    for name in node.keys():  # noqa: SIM118
+    for name in map(str, node.keys()):
         key = f"{prefix}{name}"
-        if str(name).startswith("_") or key == "hydra":
+        if name.startswith("_") or key == "hydra":
             continue
         yield key
         if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
@@ -118,7 +118,7 @@ def _keys(node: object, prefix: str = "") -> Iterator[str]:
 
 
 def _close(word: str, valid: Sequence[str]) -> list[str]:
-    """Those of the valid keys or values whose last part is spelt almost so, or abbreviates the word (lr, learning_rate)."""
+    """Those of the valid keys or values whose last part is spelt almost like the word, or is its initials, as lr is."""
     last = {one.rsplit(".", 1)[-1] for one in valid}
     initials = "".join(part[:1] for part in word.split("_"))
     names = (

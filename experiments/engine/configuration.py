@@ -50,7 +50,7 @@ class Files:
             return cls()
         cfg = HydraConfig.get()
         extra = [one.path for one in cfg.runtime.config_sources if one.provider == "command-line"]
-        return cls(cfg.job.config_name, extra[0] if extra else None)
+        return cls(str(cfg.job.config_name), extra[0] if extra else None)
 
     @property
     def options(self) -> list[str]:

@@ -55,6 +55,8 @@ ADDED: dict[str, Any] = {
 MOVED: dict[str, str] = {
     "stn.datasets.mnist.DistortedDigits": "stn.datasets.distorted.DistortedDigits",
     "stn.datasets.mnist.load_digits": "stn.datasets.digits.load_digits",
+    "experiments.birds.Birdwatching": "experiments.sections.birds.BirdClassification",
+    "experiments.sections.birds.Birdwatching": "experiments.sections.birds.BirdClassification",
     "experiments.birds": "experiments.sections.birds",
     "experiments.colocalisation": "experiments.sections.colocalisation",
     "experiments.mnist_addition": "experiments.sections.mnist_addition",
@@ -65,7 +67,7 @@ def current_name(target: str) -> str:
     """Where the class or function of a stored `_target_` is today.
 
     Args:
-        target: a dotted name such as `experiments.sections.birds.Birdwatching`.
+        target: a dotted name such as `experiments.sections.birds.BirdClassification`.
 
     Returns:
         The name by `MOVED`, or `target` itself.

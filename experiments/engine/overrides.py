@@ -21,7 +21,7 @@ class Overrides:
     `is_sweep_override()` (`a=1,2`, `range`, `interval` ...). A key is dotted, or the name of a group of configs,
     without its `+` or `~`.
 
-    Example:
+    Examples:
         >>> overrides = Overrides.parse(["model=cnn", "optimizer.lr=0.10", "+note='a=b'"])
         >>> overrides.keys
         ['model', 'optimizer.lr', 'note']
@@ -123,7 +123,7 @@ def word(key: str, value: Any) -> str:
         key: with its `+` or `~`, where it has one.
         value: None, a bool, a number, a string, or a list or dictionary of such.
 
-    Example:
+    Examples:
         >>> word("data_dir", "/data/a=b"), word("threads", None), word("model.crop", 32)
         ("data_dir='/data/a=b'", 'threads=null', 'model.crop=32')
     """

@@ -1,6 +1,6 @@
 """The run directory: its name, its configuration's hash, and whether to run, resume, skip or refuse.
 
-`outputs/<experiment>/<model>-<transform>-<trainer>[,<other overrides that decide something>]/seed_<n>` holds config.json (written first),
+`outputs/<experiment>/<model>-<transform>-<trainer>[,<other overrides>]/seed_<n>` holds config.json (written first),
 metrics.jsonl, last.pt (the checkpoint), figures, and result.json, written last.
 """
 
@@ -64,18 +64,18 @@ def _network(cfg: DictConfig) -> str:
 def _deciding(files: Files, words: tuple[str, ...]) -> list[str]:
     """The overrides without which the run would be another, each spelt in one way. Cached: seeds share them."""
     given = Overrides.parse(words)
-    fixed = given.below(*IN_PATH).words
-    kept = {
-        one.key_or_group: one for one in sorted(given.without(*IN_PATH), key=lambda one: one.key_or_group)
-    }
+    fixed = given.only(lambda key: key in IN_PATH).words
+    further = sorted(given.only(lambda key: key not in IN_PATH), key=lambda one: one.key_or_group)
+    kept = {one.key_or_group: one for one in further}
     for key in list(kept):  # one by one: of two that say the same, one stays
         fewer = [one for one in kept.values() if one.key_or_group != key]
-        if _made(files, fixed, fewer) == _made(files, fixed, kept.values()):
+        made = _made(files, fixed, list(kept.values()))
+        if made is not None and made == _made(files, fixed, fewer):
             del kept[key]
     return [_spelt(one) for one in kept.values()]
 
 
-def _made(files: Files, fixed: Sequence[str], overrides: Iterable[Override]) -> dict[str, Any] | None:
+def _made(files: Files, fixed: Sequence[str], overrides: Sequence[Override]) -> dict[str, Any] | None:
     """The identity that overrides make; None where they make no configuration."""
     groups = [one for one in overrides if "/" in one.key_or_group or one.key_or_group in _groups(files)]
     try:

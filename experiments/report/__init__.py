@@ -1,28 +1,19 @@
 """result.json files -> checked results -> cells (mean +- std over seeds) -> Markdown, LaTeX and CSV tables.
 
-Nothing in here knows a section of the paper: a section's module says what its tables look like (`Table`) and
-what the paper's numbers are; this package puts our numbers beside them. Every text it makes is a function of
-the results alone (sorted, no time stamps, no paths of the machine): the same results give the same bytes.
+A section's module defines what its tables look like (`Table`) and what the paper's numbers are; this package, which
+names no section, puts our numbers beside them. Every text is a function of the results alone (sorted, no time stamps,
+no paths of the machine): the same results give the same bytes.
 """
 
 from experiments.engine.result import Result
+from experiments.report.grid import markdown_table
 from experiments.report.headline import headline
-from experiments.report.render import (
-    COMMAND,
-    GENERATED_TEX,
-    csv_text,
-    document,
-    embed,
-    latex,
-    markdown,
-    provenance,
-    render,
-    write_tables,
-)
+from experiments.report.records import cell_records, cells_csv, run_records
+from experiments.report.render import document, embed, latex, markdown, provenance, render, write_tables
 from experiments.report.results import Row, load_results, row_of
 from experiments.report.section import Section
 from experiments.report.tables import (
-    FEW,
+    MIN_SEEDS,
     Cell,
     Sheet,
     Table,
@@ -33,28 +24,29 @@ from experiments.report.tables import (
 )
 
 __all__ = [
-    "COMMAND",
-    "FEW",
-    "GENERATED_TEX",
+    "MIN_SEEDS",
     "Cell",
     "Result",
     "Row",
     "Section",
     "Sheet",
     "Table",
+    "cell_records",
     "cells",
+    "cells_csv",
     "choose_network_and_experiment",
-    "csv_text",
     "document",
     "embed",
     "headline",
     "latex",
     "load_results",
     "markdown",
+    "markdown_table",
     "provenance",
     "render",
     "row_label",
     "row_of",
+    "run_records",
     "sheets",
     "write_tables",
 ]

@@ -6,9 +6,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from tabulate import tabulate
-
 from experiments.engine.durations import duration
+from experiments.report.grid import markdown_table
 from experiments.report.render import COMMAND
 from experiments.report.results import Result
 from experiments.report.tables import Table, placed
@@ -65,6 +64,5 @@ def costs_page(tables: Sequence[Table], results: Iterable[Result], missing: Miss
 
 def _grid(heads: Sequence[str], rows: Sequence[Sequence[object]], words: int) -> str:
     """A Markdown table whose first columns are words, and the others numbers."""
-    align = ["left"] * words + ["right"] * (len(heads) - words)
-    rows = [[str(cell).replace("|", r"\|") for cell in row] for row in rows]
-    return tabulate(rows, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
+    align = "l" * words + "r" * (len(heads) - words)
+    return markdown_table(heads, [list(map(str, row)) for row in rows], align).rstrip("\n")

@@ -1,29 +1,38 @@
-"""What runs are compared by beside their metrics: the test predictions and the learning curves.
+"""The details of a run, which comparisons need beside its metrics: test predictions and learning curves.
 
-A run directory holds them as predictions.pt and metrics.jsonl; of a published run, which is
-results/runs/<experiment>/<run>.json, they are in results/details/<experiment>/<run>.npz, some kilobytes.
+A run directory has them in predictions.pt and metrics.jsonl. A published run, results/runs/<experiment>/<run>.json, has
+them in results/details/<experiment>/<run>.npz, some kilobytes.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from experiments.engine.checkpoint import write_atomically
 
-POINTS = 200  # of a published curve, at most
+POINTS = 200  # at most so many of a published curve
 Curve = dict[int, float]  # step -> value
 
 
 def details_path(published: Path) -> Path:
-    """Where the details of a published run are.   published: its JSON file."""
+    """The file with the details of a published run, whose result is the file `published`."""
     return published.parents[2] / "details" / published.parent.name / f"{published.stem}.npz"
 
 
 def keep(folder: Path, published: Path) -> Path:
-    """Copies the details of a run directory to where a published run's are. returns: the file."""
-    arrays = {}
+    """Copies the details of a run directory to those of a published run.
+
+    Args:
+        folder: the run directory.
+        published: the result file of the published run.
+
+    Returns:
+        The file with the details.
+    """
+    arrays: dict[str, Any] = {}
     for name, curve in curves(folder / "result.json").items():
         points = np.array([list(curve), list(curve.values())], dtype=np.float32)
         every = -(-points.shape[1] // POINTS)
@@ -42,7 +51,11 @@ def keep(folder: Path, published: Path) -> Path:
 
 
 def predictions(result: Path) -> np.ndarray | None:
-    """What a run predicted on its test set, one row an image. None where it is not kept.   result: its JSON file."""
+    """What a run predicted on its test set, one row an image; None where it is not stored.
+
+    Args:
+        result: the run's result file, published or in its run directory.
+    """
     if result.name == "result.json":
         path = result.parent / "predictions.pt"
         return torch.load(path, weights_only=True).numpy() if path.exists() else None
@@ -50,20 +63,27 @@ def predictions(result: Path) -> np.ndarray | None:
 
 
 def curves(result: Path) -> dict[str, Curve]:
-    """Name, such as train/error, -> what was logged. Empty where it is not kept.   result: the run's JSON file."""
-    found: dict[str, Curve] = {}
+    """What a run logged while it trained.
+
+    Args:
+        result: the run's result file, published or in its run directory.
+
+    Returns:
+        Name, such as train/error, -> curve; empty where no log is stored.
+    """
+    logged: dict[str, Curve] = {}
     if result.name == "result.json":
         path = result.parent / "metrics.jsonl"
         for line in path.read_text().splitlines() if path.exists() else []:
-            numbers = json.loads(line)
-            for name in numbers:
+            entry = json.loads(line)
+            for name in entry:
                 if name.startswith(("train/", "val/")):
-                    found.setdefault(name, {})[numbers["step"]] = numbers[name]
-        return found
+                    logged.setdefault(name, {})[entry["step"]] = entry[name]
+        return logged
     for name, points in _published(result).items():
         if name != "predictions":
-            found[name] = dict(zip(points[0].astype(int).tolist(), points[1].tolist(), strict=True))
-    return found
+            logged[name] = dict(zip(points[0].astype(int).tolist(), points[1].tolist(), strict=True))
+    return logged
 
 
 def _published(result: Path) -> dict[str, np.ndarray]:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from experiments.engine.build import UserError
 from experiments.engine.result import Result
+from experiments.report.grid import markdown_table
 from experiments.report.results import Row
-from experiments.report.tables import FEW, Sheet, Table, placed, sheets
+from experiments.report.tables import MIN_SEEDS, Sheet, Table, placed, sheets
 
 # Each base network without a spatial transformer, then with one.
 ROWS: tuple[Row, ...] = (("fcn", None), ("st_fcn", "affine"), ("cnn", None), ("st_cnn", "affine"))
@@ -18,7 +19,7 @@ def headline(table: Table, results: Iterable[Result], rows: Sequence[Row] = ROWS
     """Rows of a table as Markdown, of the schedule that fills most of their cells; the paper's wins a tie.
 
     A cell is mean ± sample standard deviation (number of seeds), and below it the paper's number. The best mean of a
-    column is bold if it is of at least `FEW` seeds: with fewer, the order may be chance.
+    column is bold if it is of at least `MIN_SEEDS` seeds: with fewer, the order may be chance.
 
     Args:
         table: The table of the paper.
@@ -37,28 +38,24 @@ def headline(table: Table, results: Iterable[Result], rows: Sequence[Row] = ROWS
     if not found:
         raise UserError(f"The front page has nothing to show: no published result is in {table.title}.")
     sheet = max(found, key=lambda one: len(one.cells))
-    columns = list(part.columns)
     lines = [
-        f"| | {' | '.join(part.columns.values())} |",
-        f"|:--|{':-:|' * len(columns)}",
-        *(
-            f"| {label} | {' | '.join(_cell(sheet, row, overrides, column) for column in columns)} |"
-            for row, overrides, label in sheet.lines
-        ),
+        [label, *(_cell(sheet, row, overrides, column) for column in part.columns)]
+        for row, overrides, label in sheet.lines
     ]
+    grid = markdown_table(["", *part.columns.values()], lines, "l" + "c" * len(part.columns))
     iterations = " / ".join(f"{count:,}" for count in sorted({run.iterations for run in sheet.results}))
     note = (
         f"Schedule `{sheet.trainer}`, {iterations} iterations: mean ± sample standard deviation (number of seeds), and "
-        f"below it the paper's number. Bold: the best of its column, if it is of at least {FEW} seeds."
+        f"below it the paper's number. Bold: the best of its column, if it is of at least {MIN_SEEDS} seeds."
     )
-    return "\n".join([*lines, "", note]) + "\n"
+    return f"{grid}\n{note}\n"
 
 
 def _cell(sheet: Sheet, row: Row, overrides: str, column: str) -> str:
     cell, paper = sheet.cells.get((row, overrides, column)), sheet.paper(row, column)
     ours = "\N{EM DASH}"
     if cell is not None:
-        best = cell.n >= FEW and round(cell.mean, sheet.table.decimals) == sheet.best(column)
+        best = sheet.is_best(cell)
         mean = sheet.ours(cell, "±")
         ours = f"{f'**{mean}**' if best else mean} ({cell.n})"
     return ours if paper is None else f"{ours}<br><sub>paper {paper:.{sheet.table.paper_decimals}f}</sub>"

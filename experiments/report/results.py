@@ -1,7 +1,8 @@
-"""result.json files -> checked results, each run once."""
+"""Result files -> checked results, each run once."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,18 +18,25 @@ def row_of(result: Result) -> Row:
 
 
 def sort_key(result: Result) -> tuple[str | int, ...]:
-    """The key by which results are sorted: a function of what was run, then of where it lies."""
+    """The order of results: by what was run, then by where the file is."""
     run = (result.dataset, result.experiment, result.model, result.transform or "")
     schedule = trainer_order(result.trainer)
     return (*run, *schedule, result.configuration, result.seed, str(result.path))
 
 
 def load_results(dirs: Iterable[str | Path]) -> list[Result]:
-    """Every result below the given folders (or the given files), checked, sorted, each run once.
+    """Every result below some folders, checked, sorted, each run once.
 
-    A result is a file named result.json, or any *.json under a folder named `runs`. A run found as identical
-    copies (same configuration, seed, metrics and test set) counts once. Raises UserError for a folder that
-    is not there, a file that is no result, and two files that say different things about one run.
+    A result is a file named result.json, as a run directory has it, or a published one: runs/<experiment>/<run>.json.
+    Other JSON files, such as a run directory's config.json, are left alone, wherever they are. Of identical copies of a
+    run (same configuration, seed, metrics and test set) one counts.
+
+    Args:
+        dirs: folders, or result files.
+
+    Raises:
+        UserError: for a folder that does not exist, a result that is not valid, and two files that say different things
+            about one run.
     """
     results = sorted((Result.read(path) for path in _result_files(dirs)), key=sort_key)
     kept: list[Result] = []
@@ -46,18 +54,35 @@ def load_results(dirs: Iterable[str | Path]) -> list[Result]:
 
 
 def _result_files(dirs: Iterable[str | Path]) -> list[Path]:
-    files: dict[Path, Path] = {}  # resolved -> as given: a file below two of the folders is read once
+    """The files of results below some folders, sorted; a file below two of the folders is there once."""
+    files: dict[Path, Path] = {}  # resolved -> as given
     for root in map(Path, dirs):
         if not root.exists():
             raise UserError(f"{root}: there is no such file or folder.")
-        full = root.resolve()
-        published = "runs" in (full.name, full.parent.name)  # results/runs, or results/runs/<experiment>
         for path in [root] if root.is_file() else sorted(root.rglob("*.json")):
-            inside = published or "runs" in path.relative_to(root).parts[:-1]
-            if path.is_file() and (path == root or inside or path.name == "result.json"):
+            if path == root or path.name == "result.json" or _is_published(path, root):
                 files.setdefault(path.resolve(), path)
     return list(files.values())
 
 
+def _is_published(path: Path, root: Path) -> bool:
+    """Whether a file is in the place of a published result, and nothing else that lies there.
+
+    The place is runs/ or runs/<experiment>/; a folder given as `root` may be either. The files of run directories are
+    deeper, so a folder of outputs may be called runs too. JSON without a `schema` is something else; a broken file is
+    taken for a broken result, which reading it reports.
+    """
+    full = root.resolve()
+    folders = (full.parent.name, full.name, *path.relative_to(root).parts[:-1])
+    if "runs" not in folders[-2:] or not path.is_file():
+        return False
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return True
+    return isinstance(content, dict) and "schema" in content
+
+
 def trainer_order(trainer: str) -> tuple[int, str]:
+    """The order of schedules: paper, fast, others by name, smoke."""
     return {"paper": 0, "fast": 1, "smoke": 3}.get(trainer, 2), trainer

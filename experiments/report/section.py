@@ -1,4 +1,4 @@
-"""What a section of the paper brings: its tables, the order in which cells are trained, and its pictures."""
+"""What a section of the paper consists of: its tables and its pictures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from experiments.engine.result import Result
-from experiments.report.tables import Table
+from experiments.report.tables import Table, against_paper
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,28 @@ class Section:
     Attributes:
         name: the module's name in `experiments.sections`.
         tables: in the order of print.
-        figures: (trained network, data, run directory) -> name -> path of the pictures that it wrote there.
+        draw: draws the section's pictures: (network in eval mode, data, run directory, title) -> name -> path of what
+            it wrote into the run directory.
     """
 
     name: str
     tables: tuple[Table, ...]
-    figures: Callable[[nn.Module, Any, Path], dict[str, Path]]
+    draw: Callable[[nn.Module, Any, Path, str], dict[str, Path]]
+
+    def figures(self, model: nn.Module, data: Any, folder: Path) -> dict[str, Path]:
+        """Draws the section's pictures of a trained network, which it leaves in eval mode.
+
+        Args:
+            model: the network.
+            data: the data set of the run.
+            folder: the run directory, <experiment>/<run>/seed_<n>; its name is the title.
+
+        Returns:
+            Name -> path of the pictures.
+        """
+        title = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
+        return self.draw(model.eval(), data, folder, title)
 
     def against_paper(self, result: Result) -> dict[str, Any] | None:
-        """A run's line in the first of the section's tables that has a place for it, as `Table.against_paper`."""
-        lines = (table.against_paper(result) for table in self.tables)
-        return next((line for line in lines if line is not None), None)
+        """`Table.against_paper` of the first of the section's tables that the run belongs to."""
+        return against_paper(self.tables, result)

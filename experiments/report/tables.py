@@ -1,4 +1,4 @@
-"""Checked results -> cells (mean +- std over seeds) -> sheets, one a table, dataset and schedule."""
+"""Results -> cells, one a configuration (mean +- std over seeds) -> sheets, one a table, data set and schedule."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from typing import Any
 from experiments.engine.result import Result
 from experiments.report.results import Row, row_of, sort_key, trainer_order
 
-FEW = 3  # the paper reports means of three seeds; a cell with fewer is marked
+MIN_SEEDS = 3  # the paper reports means of three seeds; a cell with fewer is marked, and never in bold
 _MODELS = {"fcn": "FCN", "cnn": "CNN"}
 _TRANSFORMS = {"tps": "TPS"}
 
 
 def by_network_and_experiment(result: Result) -> tuple[Row, str]:
+    """The place of a result in a table whose rows are networks and whose columns are experiments."""
     return row_of(result), result.experiment
 
 
 def choose_network_and_experiment(row: Row, column: str) -> list[str]:
+    """The overrides of `train.py` for a cell of such a table."""
     model, transform = row
     chosen = [f"transform={transform}"] if transform is not None else []
     return [f"experiment={column}", f"model={model}", *chosen]
@@ -32,25 +34,34 @@ def choose_network_and_experiment(row: Row, column: str) -> list[str]:
 class Table:
     """What one table of the paper looks like, and the paper's numbers in it.
 
-    columns: key -> header.   rows: row -> label.   Both in the order of print.
-    paper: row -> column -> the paper's number, in the metric's unit (percent for errors).
-    place: where a result stands, (row, column); None, or a column the table has not, where it is not this table's.
-        Unless given, rows are (model, transform) and columns are experiments.
-    overrides: the way back, what `train.py` is told to fill (row, column).
-    row_names, column_name: what the two parts of a row and a column's key are, for the heads of the CSV file.
-    trainers: a schedule's name -> that of its file in configs/trainer, where the section has one of its own or
-        the paper gives none.
-    priority: the rows in the order in which a runner trains them, the most informative first; None: in that of print.
-    same_test_set: of a column, unless each row has one of its own.
-    dataset: the only dataset beside which the paper's numbers are shown.
+    Attributes:
+        name: stem of the files: results/tables/<name>-<trainer>.csv.
+        title: the heading.
+        columns: key -> header, in the order of print.
+        rows: row -> label, in the order of print.
+        paper: row -> column -> the paper's number, in the metric's unit (percent for errors).
+        source: where in the paper the numbers are.
+        place: the (row, column) of a result; None, or a column that the table does not have, where the result does not
+            belong to the table. By default rows are (model, transform) and columns are experiments.
+        overrides: the inverse of `place`: the overrides of `train.py` that train the cell (row, column).
+        row_names, column_name: the heads, in the CSV file, of the two parts of a row and of the column's key.
+        trainers: name of a schedule -> its file in configs/trainer, where the two differ: the section has a schedule of
+            its own, or the paper gives none.
+        priority: the rows in the order in which they are trained, the most informative first; None: as printed.
+        same_test_set: whether all rows of a column share a test set.
+        metric: key of the metric in result.json.
+        metric_label: what the metric is, with its unit.
+        lower_is_better: whether the best mean of a column is the lowest.
+        dataset: the data set of the paper's numbers; they are shown beside no other.
+        decimals, paper_decimals: printed digits of our numbers and of the paper's.
     """
 
-    name: str  # stem of the files: results/tables/<name>-<trainer>.csv
+    name: str
     title: str
     columns: Mapping[str, str]
     rows: Mapping[Row, str]
     paper: Mapping[Row, Mapping[str, float]]
-    source: str  # where the paper says so
+    source: str
     place: Callable[[Result], tuple[Row, str] | None] = by_network_and_experiment
     overrides: Callable[[Row, str], list[str]] = choose_network_and_experiment
     row_names: tuple[str, str] = ("model", "transform")
@@ -62,14 +73,16 @@ class Table:
     metric_label: str = "test error, %"
     lower_is_better: bool = True
     dataset: str = "mnist"
-    decimals: int = 2  # of our numbers
+    decimals: int = 2
     paper_decimals: int = 1
 
     def against_paper(self, result: Result) -> dict[str, Any] | None:
-        """One run beside the paper: a line of this table; None where the run is not the table's.
+        """One run beside the paper.
 
-        returns: the columns' names -> texts and numbers. `paper` and `difference` are None
-        where the paper has no number, or one of another dataset.
+        Returns:
+            `table`, `row`, `column`, `schedule`, `dataset`, `seed`, `metric` as texts and numbers; `ours`; `paper` and
+            `difference`, which are None where the paper has no number, or one of another data set. None where the run
+            does not belong to the table, or did not measure its metric.
         """
         where = self.place(result)
         if where is None or where[1] not in self.columns or self.metric not in result.metrics:
@@ -91,25 +104,43 @@ class Table:
         }
 
 
+def against_paper(tables: Iterable[Table], result: Result) -> dict[str, Any] | None:
+    """`Table.against_paper` of the first of the tables that the run belongs to; None where it belongs to none."""
+    lines = (table.against_paper(result) for table in tables)
+    return next((line for line in lines if line is not None), None)
+
+
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one (table, row, column, trainer, dataset, configuration), one a seed, sorted by seed."""
+    """The runs of one configuration in one place of a table, one run a seed.
+
+    Attributes:
+        table: its name.
+        row, column: the place.
+        trainer, dataset: of all of the runs.
+        overrides: the keys in which the configurations of the row differ, with this one's values; "" for a row with
+            one configuration.
+        values: the table's metric, sorted by seed.
+        results: the runs, sorted by seed.
+    """
 
     table: str
     row: Row
     column: str
     trainer: str
     dataset: str
-    overrides: str  # "" where the row has one configuration, else the keys that tell its configurations apart
+    overrides: str
     values: tuple[float, ...]
     results: tuple[Result, ...]
 
     @property
     def n(self) -> int:
+        """The number of seeds."""
         return len(self.values)
 
     @property
     def mean(self) -> float:
+        """The mean over seeds."""
         return statistics.fmean(self.values)
 
     @property
@@ -120,49 +151,61 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table as it is printed: one schedule, one dataset."""
+    """One table as it is printed: one schedule, one data set.
+
+    Attributes:
+        table: what the table looks like.
+        trainer, dataset: of all of the runs.
+        lines: (row, overrides, label), in the order of print.
+        cells: (row, overrides, column) -> cell.
+        test_sets: column -> fingerprints of its test sets, for columns that have more than one.
+    """
 
     table: Table
     trainer: str
     dataset: str
-    lines: tuple[tuple[Row, str, str], ...]  # (row, overrides, label)
-    cells: Mapping[tuple[Row, str, str], Cell]  # (row, overrides, column) -> cell
-    test_sets: Mapping[str, tuple[str, ...]]  # column -> fingerprints, where there is more than one
+    lines: tuple[tuple[Row, str, str], ...]
+    cells: Mapping[tuple[Row, str, str], Cell]
+    test_sets: Mapping[str, tuple[str, ...]]
 
     @property
     def stem(self) -> str:
-        parts = (
-            (self.table.name, self.trainer)
-            if self.comparable
-            else (self.table.name, self.dataset, self.trainer)
-        )
-        return "-".join(parts)
+        """The name of the sheet's files, without the ending."""
+        dataset = [] if self.comparable else [self.dataset]
+        return "-".join([self.table.name, *dataset, self.trainer])
 
     @property
     def comparable(self) -> bool:
-        """Whether the paper's numbers were measured on this dataset."""
+        """Whether the paper's numbers were measured on this data set."""
         return self.dataset == self.table.dataset
 
     @property
     def results(self) -> list[Result]:
+        """The runs of all cells."""
         return sorted((result for cell in self.cells.values() for result in cell.results), key=sort_key)
 
     @property
     def heading(self) -> str:
+        """The title, the schedule, its iterations, and the data set where it is not the paper's."""
         counts = sorted({result.iterations for result in self.results})
         data = "" if self.comparable else f", dataset {self.dataset}"
         iterations = " / ".join(f"{count:,}" for count in counts)
         return f"{self.table.title}: schedule {self.trainer}, {iterations} iterations{data}"
 
     def paper(self, row: Row, column: str) -> float | None:
+        """The paper's number; None where it has none for this data set."""
         return self.table.paper.get(row, {}).get(column) if self.comparable else None
 
     def best(self, column: str) -> float | None:
-        """The best mean of a column as printed; None where there is nothing to compare."""
+        """The best mean of a column, rounded as printed; None for a column with fewer than two cells."""
         means = [
             round(cell.mean, self.table.decimals) for key, cell in self.cells.items() if key[2] == column
         ]
         return None if len(means) < 2 else (min if self.table.lower_is_better else max)(means)
+
+    def is_best(self, cell: Cell) -> bool:
+        """Whether a cell has the best mean of its column, over enough seeds that this is not one lucky run."""
+        return cell.n >= MIN_SEEDS and round(cell.mean, self.table.decimals) == self.best(cell.column)
 
     def ours(self, cell: Cell, plus_minus: str) -> str:
         """Mean and deviation, such as `0.68 ± 0.03`; the mean alone for one run."""
@@ -171,7 +214,7 @@ class Sheet:
         return f"{cell.mean:.{digits}f}{deviation}"
 
     def difference(self, cell: Cell, paper: float) -> str:
-        """Ours minus the paper's, of the numbers as printed, signed with + or U+2212."""
+        """Ours minus the paper's, of the numbers as printed, with a plus or a minus sign (U+2212)."""
         digits = self.table.decimals
         text = f"{round(round(cell.mean, digits) - paper, digits) + 0.0:+.{digits}f}"
         return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
@@ -191,8 +234,8 @@ class Sheet:
                 f"The dataset {self.dataset} is not the paper's ({table.dataset}): these numbers cannot be "
                 "compared with the paper's, and none of the paper's are shown."
             )
-        if any(cell.n < FEW for cell in self.cells.values()):
-            notes.append(f"† fewer than {FEW} seeds.")
+        if any(cell.n < MIN_SEEDS for cell in self.cells.values()):
+            notes.append(f"† fewer than {MIN_SEEDS} seeds.")
         for column, prints in self.test_sets.items():
             which = ", ".join(text[:12] for text in prints)
             notes.append(
@@ -205,17 +248,20 @@ class Sheet:
 
 
 def placed(table: Table, results: Iterable[Result]) -> list[tuple[Row, str, Result]]:
-    """The results that belong to a table, with their row and column."""
-    found = ((table.place(result), result) for result in results)
-    return [(*place, result) for place, result in found if place is not None and place[1] in table.columns]
+    """The results that belong to a table, as (row, column, result)."""
+    places = ((table.place(result), result) for result in results)
+    return [(*place, result) for place, result in places if place is not None and place[1] in table.columns]
 
 
 def cells(tables: Iterable[Table], results: Iterable[Result]) -> list[Cell]:
-    """Group results by (table, row, column, trainer, dataset, overrides), in the tables' order.
+    """Groups results into cells, in the tables' order.
 
-    Runs of different configurations (the config without its seed) never share a cell: where a row has a cell
-    with more than one, the row is split by the keys that differ there, in every column. A row the table does
-    not name comes last. Raises UserError where a run lacks the table's metric.
+    Runs of different configurations (the configuration without its seed) never share a cell: where a row has several
+    in one column, the row is split by the keys in which they differ there, in every column. A row that the table does
+    not name comes last.
+
+    Raises:
+        UserError: where a run lacks the table's metric.
     """
     results = sorted(results, key=sort_key)
     out: list[Cell] = []
@@ -245,7 +291,7 @@ def cells(tables: Iterable[Table], results: Iterable[Result]) -> list[Cell]:
 
 
 def _differing(results: Iterable[tuple[str, Result]]) -> list[str]:
-    """The dotted config keys in which any two runs of the same column differ."""
+    """The dotted configuration keys in which two runs of the same column differ, sorted."""
     settings: dict[str, list[dict[str, str]]] = defaultdict(list)
     for column, result in results:
         settings[column].append(result.settings)
@@ -259,7 +305,7 @@ def _differing(results: Iterable[tuple[str, Result]]) -> list[str]:
 
 
 def _overrides(result: Result, keys: Sequence[str], most: int = 4) -> str:
-    """Such as `optimizer.lr=0.1, width=64`; of many keys the first few, and a hash over all of them."""
+    """A run's values of some keys, as `optimizer.lr=0.1, width=64`; of more than `most` keys the first and a hash."""
     settings = result.settings
     parts = [f"{key}={_bare(settings[key])}" if key in settings else f"{key} not set" for key in keys]
     if len(parts) <= most:
@@ -269,7 +315,7 @@ def _overrides(result: Result, keys: Sequence[str], most: int = 4) -> str:
 
 
 def _bare(text: str) -> str:
-    """JSON without the quotes of a string, where it cannot be mistaken for anything else without them."""
+    """JSON text, without the quotes of a string unless they tell it from a number or null."""
     inner = text[1:-1]
     if not text.startswith('"') or '"' in inner:
         return text
@@ -281,14 +327,23 @@ def _bare(text: str) -> str:
 
 
 def row_label(row: Row) -> str:
-    """The paper's spelling: ("st_cnn", "tps") -> "ST-CNN TPS"."""
+    """A network in the paper's spelling: ("st_cnn", "tps") -> "ST-CNN TPS"."""
     model, transform = row
     name = _MODELS.get(model, model.upper().replace("_", "-"))
     return name if transform is None else f"{name} {_TRANSFORMS.get(transform, transform)}"
 
 
 def sheets(tables: Sequence[Table], results: Iterable[Result], *, include_smoke: bool = False) -> list[Sheet]:
-    """One sheet for every table, dataset and trainer with a result; schedules are never mixed in one."""
+    """One sheet for every table, data set and schedule with a result; a sheet never mixes schedules.
+
+    Args:
+        tables: in the order of print.
+        results: finished runs; those that no table has a place for are left out.
+        include_smoke: also runs of the schedule `smoke`.
+
+    Raises:
+        UserError: where a run lacks the metric of its table.
+    """
     shown = shown_results(results, include_smoke)
     grouped: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
     for cell in cells(tables, shown):
@@ -297,33 +352,42 @@ def sheets(tables: Sequence[Table], results: Iterable[Result], *, include_smoke:
     out = []
     for (name, dataset, trainer), members in grouped.items():
         table = by_name[name]
-        found: dict[Row, dict[str, None]] = defaultdict(dict)
+        overrides: dict[Row, dict[str, None]] = defaultdict(dict)  # in order, each once
         for cell in members:
-            found[cell.row][cell.overrides] = None
+            overrides[cell.row][cell.overrides] = None
         lines = []
-        for row in [*table.rows, *(row for row in found if row not in table.rows)]:
+        for row in [*table.rows, *(row for row in overrides if row not in table.rows)]:
             label = table.rows.get(row, row_label(row))
             lines += [
-                (row, over, f"{label} [{over}]" if over else label) for over in found.get(row, {"": None})
+                (row, over, f"{label} [{over}]" if over else label) for over in overrides.get(row, {"": None})
             ]
-        prints: dict[str, dict[Row | None, set[str]]] = defaultdict(lambda: defaultdict(set))
-        for row, column, result in placed(table, shown):
-            # Across schedules too, so that they can be compared; a smoke run may cut its test set short.
-            if result.dataset == dataset and (result.trainer == "smoke") == (trainer == "smoke"):
-                prints[column][None if table.same_test_set else row].add(result.test_fingerprint)
-        test_sets = {
-            column: tuple(
-                sorted(set[str]().union(*(some for some in prints[column].values() if len(some) > 1)))
-            )
-            for column in table.columns
-            if any(cell.column == column for cell in members)
-            and any(len(some) > 1 for some in prints[column].values())
-        }
+        test_sets = _test_sets(table, trainer, dataset, shown)
+        filled = {cell.column for cell in members}
         table_cells = {(cell.row, cell.overrides, cell.column): cell for cell in members}
-        out.append(Sheet(table, trainer, dataset, tuple(lines), table_cells, test_sets))
+        marks = {key: test_sets[key] for key in table.columns if key in filled and key in test_sets}
+        out.append(Sheet(table, trainer, dataset, tuple(lines), table_cells, marks))
     return out
 
 
+def _test_sets(
+    table: Table, trainer: str, dataset: str, results: Iterable[Result]
+) -> dict[str, tuple[str, ...]]:
+    """Column -> the fingerprints of its test sets, for columns where runs that ought to share one have several.
+
+    Runs of all schedules ought to, so that schedules can be compared; those of `smoke`, which may shorten the test set,
+    only among themselves.
+    """
+    prints: dict[str, dict[Row | None, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for row, column, result in placed(table, results):
+        if result.dataset == dataset and (result.trainer == "smoke") == (trainer == "smoke"):
+            prints[column][None if table.same_test_set else row].add(result.test_fingerprint)
+    several = {
+        column: [prints for prints in by_row.values() if len(prints) > 1] for column, by_row in prints.items()
+    }
+    return {column: tuple(sorted(set[str]().union(*groups))) for column, groups in several.items() if groups}
+
+
 def shown_results(results: Iterable[Result], include_smoke: bool) -> list[Result]:
+    """The results that tables show, sorted: all, or all but those of the schedule `smoke`."""
     shown = (result for result in results if include_smoke or result.trainer != "smoke")
     return sorted(shown, key=sort_key)

@@ -1,9 +1,7 @@
-"""Whole tables to W&B, beside the runs that stand in them."""
+"""The report's tables in W&B, beside the runs in them."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,22 +10,12 @@ from omegaconf import OmegaConf
 from experiments.engine.configuration import CONFIGS
 from experiments.engine.run import git_revision
 from experiments.engine.tracking import Tracker
-from experiments.report.render import csv_text
+from experiments.report.records import cell_records
 from experiments.report.results import load_results
-from experiments.report.tables import Sheet, Table, sheets
-
-_NUMBERS = ("mean", "std", "n", "paper", "difference")
+from experiments.report.tables import Table, sheets
 
 
-def records(sheet: Sheet) -> list[dict[str, str | float | None]]:
-    """The lines of a sheet's CSV file, with numbers as numbers and None where a cell is empty."""
-    return [
-        {key: (float(text) if text else None) if key in _NUMBERS else text for key, text in line.items()}
-        for line in csv.DictReader(io.StringIO(csv_text(sheet)))
-    ]
-
-
-def mirror(
+def log_tables(
     dirs: Iterable[str | Path],
     tables: Sequence[Table],
     *,
@@ -35,9 +23,17 @@ def mirror(
     root: Path = Path("outputs"),
     include_smoke: bool = False,
 ) -> str | None:
-    """Every sheet as a `wandb.Table`, in one W&B run of job type `report`.
+    """Logs every sheet as a `wandb.Table`, in one W&B run of job type `report`.
 
-    mode: offline or online.   root: W&B writes below root/wandb.   returns: the command that uploads it, offline.
+    Args:
+        dirs: folders with results, or result files.
+        tables: in the order of print.
+        mode: `offline` or `online`.
+        root: W&B writes below root/wandb.
+        include_smoke: also show runs of the schedule `smoke`.
+
+    Returns:
+        The command that uploads an offline run; None for an online one.
     """
     root.mkdir(parents=True, exist_ok=True)
     where = OmegaConf.load(CONFIGS / "wandb" / "default.yaml")
@@ -61,6 +57,6 @@ def mirror(
         config=revision,
     )
     for sheet in sheets(tables, load_results(dirs), include_smoke=include_smoke):
-        tracker.table(f"tables/{sheet.stem}", records(sheet))
+        tracker.table(f"tables/{sheet.stem}", cell_records(sheet))
     tracker.finish()
     return tracker.sync_command

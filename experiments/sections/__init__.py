@@ -1,6 +1,6 @@
-"""The sections of the paper: what it reports, and our tables and pictures of the same.
+"""The sections of the paper: its numbers, and our tables and pictures of the same.
 
-A new section is a module in this folder with a `SECTION`, and its place in the list below.
+A new section is a module in this folder with a `SECTION`, and a place in the list below.
 """
 
 from experiments.report import Section, Table

@@ -1,15 +1,16 @@
-"""Birds (section 4.3): the table, and which part of a bird each transformer finds."""
+"""Birds (paper section 4.3): the table, the task, which measures what part of a bird each window is on, the picture."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from experiments.engine.smoothing import SmoothedClassification
 from experiments.report import Result, Row, Section, Table
-from experiments.sections.figures import some_photographs
 from stn import Transform
 from stn.datasets.bird_lists import BODY, HEAD, PARTS
 
@@ -28,11 +29,12 @@ PAPER: dict[Row, dict[str, float]] = {
 
 
 def place(result: Result) -> tuple[Row, str] | None:
-    """A row an experiment."""
+    """A row an experiment, and the one column."""
     return ((result.experiment, None), "accuracy") if result.experiment in EXPERIMENTS else None
 
 
 def overrides(row: Row, column: str) -> list[str]:
+    """The inverse of `place`."""
     return [f"experiment={row[0]}"]
 
 
@@ -48,7 +50,7 @@ BIRDS = Table(
     row_names=("experiment", "variant"),
     column_name="measure",
     trainers={"paper": "paper_birds"},
-    same_test_set=False,  # 224 and 448 pixels of the same photographs
+    same_test_set=False,  # 224 and 448 pixels of the same images
     metric="test_accuracy",
     metric_label="accuracy, %",
     lower_is_better=False,
@@ -56,16 +58,19 @@ BIRDS = Table(
     decimals=1,
 )
 
-
-REGIONS = {"head": HEAD, "body": BODY}
-RANDOM = 16  # random windows an image
+REGIONS = {"head": HEAD, "body": BODY}  # region of a bird -> names of its parts
+RANDOM = 16  # random windows an image, the level of chance
 
 
 def region_centres(parts: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """The mean place of the visible parts of a region.
 
-    parts: (B, 15, 3), x, y, and 1 where visible.   names: of the region's parts.
-    returns: (B, 2), and (B,) whether any is visible.
+    Args:
+        parts: (B, 15, 3): x and y in [-1, 1], and 1 where the part is visible, else 0.
+        names: of the region's parts.
+
+    Returns:
+        (B, 2), and whether any part is visible, (B,), bool.
     """
     chosen = parts[:, [PARTS.index(name) for name in names]]
     visible = chosen[..., 2:]
@@ -74,15 +79,20 @@ def region_centres(parts: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]
 
 
 def corners(transform: Transform, theta: Tensor) -> Tensor:
-    """A window's corners in the image, going round.   theta: (B, num_params).   returns: (B, 4, 2)."""
+    """The corners of windows in the image, going round, for theta (B, num_params): (B, 4, 2), (x, y) in [-1, 1]."""
     frame = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]], device=theta.device)
     return transform.map_points(theta.float(), frame)
 
 
 def inside(polygon: Tensor, points: Tensor) -> Tensor:
-    """Whether points lie in convex polygons, whichever way these go round.
+    """Whether points lie in convex polygons.
 
-    polygon: (B, K, 2).   points: (B, 2).   returns: (B,), bool.
+    Args:
+        polygon: (B, K, 2), the corners, going round either way.
+        points: (B, 2), one a polygon.
+
+    Returns:
+        (B,), bool.
     """
     edges = polygon.roll(-1, 1) - polygon
     to = points[:, None] - polygon
@@ -90,24 +100,26 @@ def inside(polygon: Tensor, points: Tensor) -> Tensor:
     return (side >= 0).all(1) | (side <= 0).all(1)
 
 
-class Birdwatching(SmoothedClassification):
-    """Classification of birds, and which part of a bird each transformer finds.
+class BirdClassification(SmoothedClassification):
+    """Classification of birds; `evaluate` also measures which part of a bird each transformer attends to.
 
-    evaluate returns `accuracy` beside `error`; and for transformer k, in how many percent of the birds that show any of
-    it the middle of the head (or body) lies in its window: `st{k}_head`, `st{k}_body`; beside it the same of where the
-    windows began, `start{k}_head`, and of windows of the same size anywhere in the image, `random_head`.
+    It returns `accuracy` beside `error`. Of transformer k, `st{k}_head` is the percentage of images in which the middle
+    of the bird's head lies in the window, of those in which the head is visible; `start{k}_head` is the same of the
+    window before training, `random_head` of windows of that size anywhere in the image. `..._body` is the same of the
+    body.
     """
 
     @torch.inference_mode()
     def evaluate(
         self, model: nn.Module, batches: Iterable[tuple[Tensor, ...]]
     ) -> tuple[dict[str, float], Tensor]:
-        told: list[Tensor] = []
+        """As `Classification.evaluate`, of images, labels and parts (B, 15, 3), with the metrics of this class."""
+        seen_parts: list[Tensor] = []
         windows: list[Tensor] = []
 
         def plain() -> Iterable[tuple[Tensor, Tensor]]:
             for images, labels, parts in batches:
-                told.append(parts)
+                seen_parts.append(parts)
                 yield images, labels
 
         def keep(module: nn.Module, inputs: object, output: tuple[Tensor, dict[str, Tensor]]) -> None:
@@ -121,18 +133,27 @@ class Birdwatching(SmoothedClassification):
             hook.remove()
         metrics = {"accuracy": 100 - metrics["error"], **metrics}
         if windows:
-            metrics |= found(model, torch.cat(windows), torch.cat(told))
+            metrics |= region_hits(model, torch.cat(windows), torch.cat(seen_parts))
         return metrics, predictions
 
 
-def found(model: nn.Module, theta: Tensor, parts: Tensor) -> dict[str, float]:
-    """theta: (N, K, num_params).   parts: (N, 15, 3).   returns: as `Birdwatching.evaluate` says, in percent."""
+def region_hits(model: Any, theta: Tensor, parts: Tensor) -> dict[str, float]:
+    """How often the middle of a region lies in a window.
+
+    Args:
+        model: a network with parallel transformers of one transform.
+        theta: (N, K, num_params), of all images.
+        parts: (N, 15, 3), as of `region_centres`.
+
+    Returns:
+        `st{k}_{region}`, `start{k}_{region}` and `random_{region}` of `BirdClassification`, in percent.
+    """
     from stn.models.images import tiling  # torchvision: slow to import
 
     transform, count = model.transformers.transform, theta.shape[1]
     starts = tiling(transform, count).to(theta.device)
     generator = torch.Generator().manual_seed(0)
-    numbers = {}
+    hits = {}
     for region, names in REGIONS.items():
         centre, visible = region_centres(parts, names)
 
@@ -141,14 +162,21 @@ def found(model: nn.Module, theta: Tensor, parts: Tensor) -> dict[str, float]:
 
         for k in range(count):
             start = corners(transform, starts[k : k + 1])
-            numbers[f"st{k}_{region}"] = share(corners(transform, theta[:, k]))
-            numbers[f"start{k}_{region}"] = share(start.expand(len(theta), -1, -1))
+            hits[f"st{k}_{region}"] = share(corners(transform, theta[:, k]))
+            hits[f"start{k}_{region}"] = share(start.expand(len(theta), -1, -1))
         half = (start.amax(1) - start.amin(1)) / 2  # (1, 2): every window begins with the same size
         shape = start - start.mean(1, keepdim=True)
         draws = 2 * torch.rand(RANDOM, len(theta), 2, generator=generator) - 1
         anywhere = [share(shape + ((1 - half) * draw.to(theta.device))[:, None]) for draw in draws]
-        numbers[f"random_{region}"] = sum(anywhere) / RANDOM
-    return numbers
+        hits[f"random_{region}"] = sum(anywhere) / RANDOM
+    return hits
 
 
-SECTION = Section(name="birds", tables=(BIRDS,), figures=some_photographs)
+def draw(model: nn.Module, data: Any, folder: Path, title: str) -> dict[str, Path]:
+    """`crops`: test images with the window of each transformer, and its crop beside."""
+    from experiments.sections.figures import example_crops  # matplotlib: slow to import
+
+    return example_crops(model, data, folder, title)
+
+
+SECTION = Section(name="birds", tables=(BIRDS,), draw=draw)

@@ -1,4 +1,4 @@
-"""Co-localisation (appendix A.2): one transformer finds what a hundred images share, told by no label and no box."""
+"""Co-localisation (paper appendix A.2): without labels or boxes, a transformer finds what a hundred images share."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from stn.models.mnist import CNN
 PAPER: dict[Row, dict[str, float]] = {
     ("T", "attention"): {str(digit): 100.0 for digit in range(10)},
     ("TC", "attention"): {
-        str(digit): float(found) for digit, found in enumerate((81, 82, 88, 75, 94, 84, 93, 85, 89, 87))
+        str(digit): float(share) for digit, share in enumerate((81, 82, 88, 75, 94, 84, 93, 85, 89, 87))
     },
 }
-PATCHES = {"T": 0, "TC": 16}
 Embedding = tuple[CNN, Result]  # a network and its result
-FOUND = 0.5  # a window has found its digit with more than this intersection over union
+PRIORITY: tuple[Row, ...] = (("T", "attention"), ("TC", "attention"))
+PATCHES = {"T": 0, "TC": 16}  # data set of the paper -> patches of clutter in an image
+MIN_IOU = 0.5  # a digit counts as found where the intersection over union of the boxes is above this
+EXAMPLES = 8  # images in the pictures
+STRIP = 7  # at most so many steps in the strip
 
 
 def place(result: Result) -> tuple[Row, str] | None:
@@ -42,6 +45,7 @@ def place(result: Result) -> tuple[Row, str] | None:
 
 
 def overrides(row: Row, column: str) -> list[str]:
+    """The inverse of `place`."""
     name, transform = row
     return [
         "experiment=colocalisation",
@@ -50,8 +54,6 @@ def overrides(row: Row, column: str) -> list[str]:
         f"images={name.lower()}",
     ]
 
-
-PRIORITY: tuple[Row, ...] = (("T", "attention"), ("TC", "attention"))
 
 COLOCALISATION = Table(
     name="colocalisation",
@@ -99,18 +101,24 @@ def embedding(run_dir: str, *, data_dir: str | None = None) -> Embedding:
 
 
 class Colocalisation(nn.Module):
-    """The triplet hinge of appendix A.2 on a frozen network's description e() of crops.
+    """The triplet hinge of appendix A.2 on the features e() of crops, from a frozen network.
 
         mean over pairs n != m of max(0, |e(I_n^T) - e(I_m^T)|^2 - |e(I_n^T) - e(I_n^rand)|^2 + margin)
 
-    Each of the CNN's three layers of activations is brought to unit length before they are put end to end, so that
-    none outweighs the others and squared distances lie between 0 and 6 or so.
+    The CNN's three layers of activations are scaled to unit length and concatenated, so that none outweighs the others
+    and squared distances lie between 0 and 6 or so.
 
-    embedding: describes crops.
-    held_share: of the training, during which the windows' size is held and only the place is learnt; the random crops'
-        side is then `crop`, a share of the image's. It is `crop_ratio` times the window's own from then on, at most the
-        image's, and learnt from as well: a window so large that any other of its size holds the same is a bad one.
-    raises: UserError for shares outside 0 to 1, and crops of no size.
+    Args:
+        embedding: the frozen network, and its result.
+        margin: of the hinge.
+        held_share: share of the training in which the windows' size is held and only their place is learnt.
+        crop: side of the random crops while the size is held, as a share of the image's side.
+        crop_ratio: side of the random crops from then on, as a multiple of the window's own, at most the image's side.
+            The size gets a gradient from them as well: of a window so large that any other holds the same, the hinge is
+            high.
+
+    Raises:
+        UserError: for shares outside 0 to 1, and crops without a size.
     """
 
     separable = False  # pairs of images are compared: no part of a batch stands for itself
@@ -139,21 +147,30 @@ class Colocalisation(nn.Module):
         self.margin, self.held_share, self.crop, self.crop_ratio = margin, held_share, crop, crop_ratio
         self.metrics = {"embedding_error": result.metric("test_error")}
 
-    def at(self, model: nn.Module, share: float) -> None:
-        """Told how much of the training is done. Not in `loss`: a recorded CUDA graph would repeat it as it was."""
+    def at(self, model: Any, share: float) -> None:
+        """Holds or frees the windows' size, given the share of the training that is done.
+
+        It is not part of `loss`, since a recorded CUDA graph would repeat the state in which it was recorded.
+        """
         model.head.hold_size(share < self.held_share)
 
     def describe(self, crops: Tensor) -> Tensor:
-        """e(): (B, 1, h, w) -> (B, features), three vectors of unit length end to end."""
+        """e(): crops (B, 1, h, w) -> (B, features), three concatenated vectors of unit length."""
         layers = self.network.activations(crops)
         return torch.cat([F.normalize(layer.flatten(1).float(), dim=1) for layer in layers], 1)
 
     def loss(
-        self, model: nn.Module, batch: tuple[Tensor, Tensor]
+        self, model: Any, batch: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """batch: images (B, 1, S, S) and the random crops' places (B, 2), as of `CropStream`.
-        returns: as `Classification.loss`; of the sums, `violations` counts the pairs that are not apart by the margin,
-        as a share of each image's.
+        """The loss of a batch.
+
+        Args:
+            model: the localiser.
+            batch: images (B, 1, S, S) and the places of the random crops (B, 2), as `CropStream` draws them.
+
+        Returns:
+            As `Classification.loss`; of the sums, `violations` is the share of pairs that are not apart by the margin,
+            times the number of images.
         """
         images, places = batch
         _, aux = model(images)
@@ -178,8 +195,11 @@ class Colocalisation(nn.Module):
     def evaluate(
         self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
     ) -> tuple[dict[str, float], Tensor]:
-        """returns: `localised` in percent, mean `iou`, how many `images`, the embedding's own test error; and the
-        windows (N, 4), left, top, right, bottom in pixels.
+        """The metrics on a set of images and true boxes.
+
+        Returns:
+            `localised`, the percentage of digits found; the mean `iou`; the number of `images`; `embedding_error`, the
+            test error of the embedding. And the windows (N, 4): left, top, right, bottom in pixels.
         """
         model.eval()
         windows, overlaps = [], []
@@ -190,7 +210,7 @@ class Colocalisation(nn.Module):
         model.train()
         overlap = torch.cat(overlaps)
         metrics = {
-            "localised": 100 * int((overlap > FOUND).sum()) / len(overlap),
+            "localised": 100 * int((overlap > MIN_IOU).sum()) / len(overlap),
             "iou": overlap.double().mean().item(),
             "images": float(len(overlap)),
         }
@@ -200,7 +220,13 @@ class Colocalisation(nn.Module):
 def triplet_hinge(mine: Tensor, random: Tensor, margin: float) -> Tensor:
     """max(0, |mine_n - mine_m|^2 - |mine_n - random_n|^2 + margin), and 0 for n = m.
 
-    mine, random: (B, features).   returns: (B, B), row n, column m.
+    Args:
+        mine: (B, features), of the windows' crops.
+        random: (B, features), of the random crops.
+        margin: of the hinge.
+
+    Returns:
+        (B, B): row n, column m.
     """
     length = mine.square().sum(1)
     same = (length[:, None] + length - 2 * mine @ mine.T).clamp(min=0)
@@ -210,9 +236,9 @@ def triplet_hinge(mine: Tensor, random: Tensor, margin: float) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes, the first with the first and so on.
+    """The intersection over union of each box of a, (N, 4), with the same one of b: (N,).
 
-    a, b: (N, 4), left, top, right, bottom.   returns: (N,).
+    Boxes are left, top, right, bottom.
     """
     least, most = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
     common = (most - least).clamp(min=0).prod(1)
@@ -220,57 +246,42 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return common / both.clamp(min=1e-12)
 
 
-EXAMPLES = 8
+def draw(model: nn.Module, data: SharedDigit, folder: Path, title: str) -> dict[str, Path]:
+    """`windows`, the predicted windows over training as a strip, and `windows_animation`.
 
-
-def figures(model: nn.Module, data: SharedDigit, folder: Path) -> dict[str, Path]:
-    """`windows`, the predicted windows over the steps as a strip, and `windows_animation`; written into `folder`.
-
-    Needs the weights that trainer.snapshot_every keeps; without, the strip is of the last step alone.
-    returns: name -> path.
+    They need the weights that `trainer.snapshot_every` stores; without, there is a strip of the last step alone.
     """
     from experiments.sections.figures import (  # matplotlib: slow to import
         windows_animation,
         windows_over_steps,
     )
 
-    what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
     images, truth = data.test.images[:EXAMPLES].float() / 255, data.test.labels[:EXAMPLES].cpu()
-    last = model.state_dict()
-    last = {key: value.clone() for key, value in last.items()}
-    model.eval()
-    steps = snapshot_steps(folder)
+    last = {key: value.clone() for key, value in model.state_dict().items()}
     windows: dict[int | str, Tensor] = {}
     with torch.inference_mode():
-        for step, path in steps.items():
+        for step, path in snapshot_steps(folder).items():
             model.load_state_dict(checkpoint.load(path, images.device))
             windows[step] = model(images)[0].float().cpu()
         model.load_state_dict(last)
         if not windows:
             windows["last"] = model(images)[0].float().cpu()
     shown = images.cpu()
-    some = thin(list(windows), ROWS)
-    paths = {
-        "windows": windows_over_steps(
-            shown, truth, {step: windows[step] for step in some}, folder / "windows.png", title=what
-        )
-    }
+    strip = {step: windows[step] for step in thin(list(windows), STRIP)}
+    paths = {"windows": windows_over_steps(shown, truth, strip, folder / "windows.png", title=title)}
     if len(windows) > 1:
-        title = f"digit {data.digit}"
+        path = folder / "windows.gif"
         paths["windows_animation"] = windows_animation(
-            shown, truth, windows, folder / "windows.gif", title=title
+            shown, truth, windows, path, title=f"digit {data.digit}"
         )
     return paths
 
 
-ROWS = 7  # of the strip
-
-
 def thin(steps: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of the steps, evenly spread, the first and the last among them."""
+    """At most `most` of the steps, evenly spread, with the first and the last."""
     if len(steps) <= most:
         return list(steps)
     return [steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)]
 
 
-SECTION = Section(name="colocalisation", tables=(COLOCALISATION,), figures=figures)
+SECTION = Section(name="colocalisation", tables=(COLOCALISATION,), draw=draw)

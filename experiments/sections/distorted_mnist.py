@@ -1,4 +1,4 @@
-"""Distorted MNIST (paper section 4.1): the paper's numbers, the tables that ours stand in, and the pictures."""
+"""Distorted MNIST (paper section 4.1): the tables, and the pictures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from stn.datasets.distorted import DistortedDigits
 
 # Test error in percent, ten classes; Jaderberg et al. 2015 (arXiv 1506.02025).
 # mnist_r, mnist_rts, mnist_p, mnist_e: Table 1, columns R, RTS, P, E.
-# mnist_tc: translated and cluttered digits, 60x60. The paper does not say which transform its STs use there;
-# the repository takes affine, so the paper's ST-FCN and ST-CNN stand in the affine rows.
+# mnist_tc: translated and cluttered digits, 60x60. The paper does not say which transform its STs use there. This
+# repository uses affine ones, so the paper's ST-FCN and ST-CNN are in the affine rows.
 PAPER: dict[Row, dict[str, float]] = {
     ("fcn", None): {"mnist_r": 2.1, "mnist_rts": 5.2, "mnist_p": 3.1, "mnist_e": 3.2, "mnist_tc": 13.2},
     ("cnn", None): {"mnist_r": 1.2, "mnist_rts": 0.8, "mnist_p": 1.5, "mnist_e": 1.4, "mnist_tc": 3.5},
@@ -35,7 +35,8 @@ ROWS: dict[Row, str] = {
     ("st_cnn", "tps"): "ST-CNN TPS",
 }
 
-# The most informative rows first: the paper's claim (ST-CNN against CNN), ST-FCN against FCN, the other transforms.
+# The order of training, the most informative first: the paper's claim (ST-CNN against CNN), then ST-FCN against FCN,
+# then the other transforms.
 PRIORITY: tuple[Row, ...] = (
     ("st_cnn", "affine"),
     ("cnn", None),
@@ -67,16 +68,11 @@ TC = Table(
     priority=PRIORITY,
 )
 
-
 EXAMPLES = 12  # test digits in the picture: the first of each class, then the next ones
 
 
-def figures(model: nn.Module, data: DistortedDigits, folder: Path) -> dict[str, Path]:
-    """The section's pictures of a trained network on the test set, written into `folder`.
-
-    returns: name -> path: `examples` (the layout of Table 1); with transformers also `class_means` before and after,
-    and `poses`, histograms of angle, scale and position.
-    """
+def draw(model: nn.Module, data: DistortedDigits, folder: Path, title: str) -> dict[str, Path]:
+    """`examples`, in the layout of Table 1; with transformers also `class_means` before and after, and `poses`."""
     from experiments.sections.figures import (
         class_means,
         collect,
@@ -84,19 +80,17 @@ def figures(model: nn.Module, data: DistortedDigits, folder: Path) -> dict[str, 
         pose_histograms,
     )  # matplotlib: slow to import
 
-    model.eval()
-    what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
     labels = data.test.labels.cpu()
     firsts = [int((labels == c).nonzero()[0]) for c in range(data.num_classes) if (labels == c).any()]
     chosen = (firsts + [i for i in range(len(labels)) if i not in firsts])[:EXAMPLES]
     images = data.test.images[chosen].cpu().float() / 255
-    paths = {"examples": examples(model, images, labels[chosen], folder / "examples.png", title=what)}
+    paths = {"examples": examples(model, images, labels[chosen], folder / "examples.png", title=title)}
     if hasattr(model, "transformers"):
         before, after, poses = collect(model, data.test.batches(500), data.num_classes)
-        title = f"mean test image of each class before and after alignment: {what}"
-        paths["class_means"] = class_means(before, after, folder / "class_means.png", title=title)
-        title = f"predicted windows over the test set: {what}"
-        paths["poses"] = pose_histograms(poses, folder / "poses.png", title=title)
+        above = f"mean test image of each class before and after alignment: {title}"
+        paths["class_means"] = class_means(before, after, folder / "class_means.png", title=above)
+        above = f"predicted windows over the test set: {title}"
+        paths["poses"] = pose_histograms(poses, folder / "poses.png", title=above)
     return paths
 
 
@@ -106,5 +100,5 @@ SECTION = Section(
         TABLE1,
         TC,
     ),
-    figures=figures,
+    draw=draw,
 )

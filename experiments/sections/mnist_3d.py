@@ -1,4 +1,4 @@
-"""MNIST in 3-D (appendix A.3): the table, which has no number of the paper's, and the picture."""
+"""MNIST in 3-D (paper appendix A.3): the table, without numbers of the paper, which gives none, and the picture."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from experiments.report import Result, Row, Section, Table, choose_network_and_e
 from stn.datasets.volumes import SolidDigits
 
 ROWS: dict[Row, str] = {("cnn_3d", None): "CNN, no ST", ("st_cnn_3d", "affine3d"): "ST-CNN 3-D affine"}
-
-CANVAS = 60  # voxels a side: the paper's, and the experiment's own
+PRIORITY: tuple[Row, ...] = (("st_cnn_3d", "affine3d"), ("cnn_3d", None))
+CANVAS = 60  # voxels a side: the paper's, and the default of the experiment
+EXAMPLES = 8  # volumes in the picture
 
 
 def place(result: Result) -> tuple[Row, str] | None:
-    """A column a cube's side."""
+    """A row a network, a column a side of the cube."""
     if result.experiment != "mnist_3d":
         return None
     return row_of(result), str(result.config["dataset"]["distort"]["canvas"])
 
 
 def overrides(row: Row, column: str) -> list[str]:
+    """The inverse of `place`."""
     smaller = [] if column == str(CANVAS) else [f"dataset.distort.canvas={column}"]
     return [*choose_network_and_experiment(row, "mnist_3d"), *smaller]
 
-
-PRIORITY: tuple[Row, ...] = (("st_cnn_3d", "affine3d"), ("cnn_3d", None))
 
 SOLIDS = Table(
     name="3d",
@@ -43,20 +43,12 @@ SOLIDS = Table(
 )
 
 
-EXAMPLES = 8
-
-
-def figures(model: nn.Module, data: SolidDigits, folder: Path) -> dict[str, Path]:
-    """`projections`: test volumes from the front, from above and from the side, before and after the transformer.
-
-    returns: name -> path.
-    """
+def draw(model: nn.Module, data: SolidDigits, folder: Path, title: str) -> dict[str, Path]:
+    """`projections`: test volumes from the front, from above and from the side, before and after the transformer."""
     from experiments.sections.figures import projections  # matplotlib: slow to import
 
-    model.eval()
-    what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
     volumes, labels = data.test.images[:EXAMPLES].cpu().float() / 255, data.test.labels[:EXAMPLES].cpu()
-    return {"projections": projections(model, volumes, labels, folder / "projections.png", title=what)}
+    return {"projections": projections(model, volumes, labels, folder / "projections.png", title=title)}
 
 
-SECTION = Section(name="mnist_3d", tables=(SOLIDS,), figures=figures)
+SECTION = Section(name="mnist_3d", tables=(SOLIDS,), draw=draw)

@@ -1,4 +1,4 @@
-"""MNIST addition (appendix A.1): the paper's numbers, who takes which digit, and the pictures."""
+"""MNIST addition (paper appendix A.1): the table, the task, which measures what each window holds, and the pictures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROWS: dict[Row, str] = {
     ("2st_fcn", "tps"): "2xST-FCN TPS",
 }
 
-# The most informative rows first: two transformers against one and none.
+# The order of training, the most informative first: two transformers against one and none.
 PRIORITY: tuple[Row, ...] = (
     ("2st_fcn", "affine"),
     ("fcn", None),
@@ -59,18 +59,24 @@ ADDITION = Table(
     priority=PRIORITY,
 )
 
-
-HELD = 0.9  # a window holds a digit with at least this share of its mass
-EXAMPLES = 6
+HELD = 0.9  # a window holds a digit if it covers at least this share of the digit's mass
+EXAMPLES = 6  # pairs of digits in the picture
 
 
 def mass_inside(images: Tensor, transform: Transform, theta: Tensor, fine: int = 2) -> Tensor:
     """The share of each channel's mass that lies in a transformer's window.
 
-    The window is the image of the output frame: the integral of the image over it is that of the warped image times
-    the area that the warp gives each output point, taken from differences of the sampling grid.
+    The integral of the image over the window is the integral, over the output frame, of the warped image times the area
+    in the input of each output point; that area comes from differences of the sampling grid.
 
-    images: (B, C, H, W).   theta: (B, num_params).   fine: grid points per pixel and axis.   returns: (B, C), 0 to 1.
+    Args:
+        images: (B, C, H, W).
+        transform: the family.
+        theta: (B, num_params).
+        fine: grid points per pixel and axis.
+
+    Returns:
+        (B, C), 0 to 1.
     """
     height, width = images.shape[-2] * fine, images.shape[-1] * fine
     grid = transform.grid(theta, (height, width))  # (B, h, w, 2)
@@ -82,17 +88,21 @@ def mass_inside(images: Tensor, transform: Transform, theta: Tensor, fine: int =
 
 
 def centres(images: Tensor) -> Tensor:
-    """Centre of mass of each channel, normalised (x, y).   images: (B, C, H, W).   returns: (B, C, 2)."""
+    """The centre of mass of each channel of images (B, C, H, W): (B, C, 2), (x, y) in [-1, 1]."""
     points = regular_grid((images.shape[-2], images.shape[-1]), images.device, images.dtype)
     mass = images.sum((2, 3)).clamp(min=1e-6)
     return torch.einsum("bchw,hwd->bcd", images, points) / mass[..., None]
 
 
 def followed(windows: Tensor, digits: Tensor) -> Tensor:
-    """How well a digit's place explains a window's: the share of variance (R^2) of a linear fit.
+    """How far the place of a digit explains that of a window: the share of variance (R^2) of a linear fit.
 
-    windows: (N, 2), centres of one transformer's windows.   digits: (N, 2), centres of one channel's digits.
-    returns: a number from 0, no relation, to 1: the window goes where the digit is.
+    Args:
+        windows: (N, 2), centres of one transformer's windows.
+        digits: (N, 2), centres of one channel's digits.
+
+    Returns:
+        A number from 0, no relation, to 1, where the window follows the digit.
     """
     x = torch.cat([digits, torch.ones_like(digits[:, :1])], 1).double()
     y = windows.double()
@@ -102,15 +112,16 @@ def followed(windows: Tensor, digits: Tensor) -> Tensor:
 
 
 class Addition(Classification):
-    """Classification of sums, and who takes which digit.
+    """Classification of sums; `evaluate` also measures which digit each transformer attends to.
 
-    evaluate also returns, for transformer k and the digit of channel j: `st{k}_holds_digit{j}`, in how many percent of
-    the images its window holds at least nine tenths of that digit's mass; and `st{k}_follows_digit{j}`, the share of
-    the variance of its window's place that the digit's place explains, in percent.
+    Of transformer k and the digit in channel j: `st{k}_holds_digit{j}` is the percentage of images in which the window
+    covers at least nine tenths of the digit's mass; `st{k}_follows_digit{j}` the share, in percent, of the variance of
+    the window's place that the digit's place explains.
     """
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[str, float], Tensor]:
+        """As `Classification.evaluate`, with the metrics of this class where the network has transformers."""
         batches = list(batches)
         metrics, predictions = super().evaluate(model, batches)
         if not hasattr(model, "transformers"):
@@ -133,22 +144,17 @@ class Addition(Classification):
         return metrics, predictions
 
 
-def figures(model: nn.Module, data: AddedDigits, folder: Path) -> dict[str, Path]:
-    """`pairs`, the layout of the paper's figure, and `poses`, histograms of the windows; written into `folder`.
-
-    returns: name -> path.
-    """
+def draw(model: nn.Module, data: AddedDigits, folder: Path, title: str) -> dict[str, Path]:
+    """`pairs`, in the layout of the paper's figure; with transformers also `poses`, histograms of their windows."""
     from experiments.sections.figures import collect, pairs, pose_histograms  # matplotlib: slow to import
 
-    model.eval()
-    what = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
     images, labels = data.test.images[:EXAMPLES].cpu().float() / 255, data.test.labels[:EXAMPLES].cpu()
-    paths = {"pairs": pairs(model, images, labels, folder / "pairs.png", title=what)}
+    paths = {"pairs": pairs(model, images, labels, folder / "pairs.png", title=title)}
     if hasattr(model, "transformers"):
         _, _, poses = collect(model, data.test.batches(500), data.num_classes)
-        title = f"predicted windows over the test set: {what}"
+        title = f"predicted windows over the test set: {title}"
         paths["poses"] = pose_histograms(poses, folder / "poses.png", title=title)
     return paths
 
 
-SECTION = Section(name="mnist_addition", tables=(ADDITION,), figures=figures)
+SECTION = Section(name="mnist_addition", tables=(ADDITION,), draw=draw)

@@ -1,6 +1,18 @@
-"""Images that a user brings: pictures, and no table, since the paper has no such experiment."""
+"""A user's own images: the pictures. There is no table, since the paper has no such experiment."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from experiments.report import Section
-from experiments.sections.figures import some_photographs
 
-SECTION = Section(name="own_images", tables=(), figures=some_photographs)
+
+def draw(model: nn.Module, data: Any, folder: Path, title: str) -> dict[str, Path]:
+    """`crops`: test images with the window of each transformer, and its crop beside."""
+    from experiments.sections.figures import example_crops  # matplotlib: slow to import
+
+    return example_crops(model, data, folder, title)
+
+
+SECTION = Section(name="own_images", tables=(), draw=draw)

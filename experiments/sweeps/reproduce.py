@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tabulate import tabulate
 from tqdm import tqdm
 
 from experiments.engine.build import UserError
@@ -317,11 +316,9 @@ def overview(
             seconds = [one.seconds for job in left if (one := known[job.folder])]
             time = duration(sum(seconds)) if seconds or not left else "unknown"
             title = TABLES[name].title if name else "required by them"
-            lines.append([title, of_cells, len(left), time, len(left) - len(seconds)])
+            lines.append([title, of_cells, str(len(left)), time, str(len(left) - len(seconds))])
     heads = ["table", "cells filled", "runs missing", "time left", "runs of unknown time"]
-    report(
-        tabulate(lines, heads, colalign=("left", "right", "right", "right", "right"), disable_numparse=True)
-    )
+    report(_columns([heads, *lines]))
     total = sum(one.seconds for one in known.values() if one)
     at_a_time = f", {duration(total / at_once)} with {at_once} at a time" if at_once > 1 else ""
     report(
@@ -356,6 +353,17 @@ def _end(outcomes: dict[Path, Outcome], report: Callable[[str], object]) -> list
     shown = [one for one in ended if one.kind in ("done", "failed") or (one.kind == "open" and one.reason)]
     report(summary(ended, shown))
     return ended
+
+
+def _columns(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of texts as columns for the terminal: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(text.rjust(n) for text, n in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )
 
 
 def _table(job: Job) -> str:

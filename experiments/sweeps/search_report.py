@@ -7,9 +7,9 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial
-from tabulate import tabulate
 
 from experiments.engine.files import ROOT
+from experiments.report.grid import markdown_table
 from experiments.sweeps.search import DONE, FAILED, OPEN, STARTUP, STOPPED, Study, ending
 
 
@@ -33,7 +33,7 @@ def write_report(study: Study, trials: optuna.Study) -> str:
     keys = [p.key for p in study.parameters]
     rows = [
         [
-            trial.number,
+            str(trial.number),
             "" if trial.value is None else f"{trial.value:.4g}",
             *(p.text(trial.params[p.key]) for p in study.parameters),
             ending(trial),
@@ -41,9 +41,8 @@ def write_report(study: Study, trials: optuna.Study) -> str:
         ]
         for trial in ordered
     ]
-    align = ["right"] * (2 + len(keys)) + ["left", "left"]
     heads = ["trial", study.metric, *keys, "ended", "run"]
-    lines = [tabulate(rows, heads, tablefmt="pipe", colalign=align, disable_numparse=True)]
+    lines = [markdown_table(heads, rows, "r" * (2 + len(keys)) + "ll").rstrip()]
     complete = trials.get_trials(deepcopy=False, states=(DONE,))
     if len(complete) > STARTUP and len(keys) > 1:
         shares = optuna.importance.get_param_importances(trials)

@@ -27,7 +27,7 @@ class PairStream:
         batch_size: number of pairs.
         seed: of draws and distortions.
 
-    Example:
+    Examples:
         >>> images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
         >>> stream = PairStream(images, labels, lambda x, _: x.float() / 255, batch_size=4, seed=0)
         >>> batch, sums = stream.next_batch()
@@ -111,7 +111,7 @@ class AddedDigits(DistortedDigits):
     Arguments and errors are those of `DistortedDigits`. A fixed set pairs digit i with digit p(i) of a seeded
     permutation p: every digit is in it twice, once in each channel.
 
-    Example:
+    Examples:
         >>> from stn.datasets.digits import load_digits
         >>> from stn.datasets.distortions import rotate
         >>> data = AddedDigits(load_digits(), rotate)

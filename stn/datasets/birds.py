@@ -37,7 +37,7 @@ class Birds(ImageDataset):
         DataNotFoundError: There are no birds in data_dir.
         ValueError: An archive, a list or an image is damaged, or a number is out of range.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     data = Birds("toy_birds", size=64, cache_dir=folder)
@@ -89,7 +89,7 @@ def to_middle_square(places: Tensor, sizes: Tensor, share: float) -> Tensor:
     Returns:
         (N, K, 2), x and y from -1 to 1 between the square's edges, and beyond where a place lies outside.
 
-    Example:
+    Examples:
         >>> places, sizes = torch.tensor([[[150.0, 100.0], [50.0, 0.0]]]), torch.tensor([[200.0, 300.0]])
         >>> to_middle_square(places, sizes, share=1.0).tolist()
         [[[0.0, 0.0], [-1.0, -1.0]]]

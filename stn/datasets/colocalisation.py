@@ -41,7 +41,7 @@ def place_digit(
     Raises:
         ValueError: The canvas has no room for the patches.
 
-    Example:
+    Examples:
         >>> digit, generator = torch.ones(2, 1, 28, 28), torch.Generator().manual_seed(0)
         >>> images, boxes = place_digit(digit, generator, source=digit, patches=0)
         >>> left, top, right, bottom = boxes[0].int().tolist()
@@ -103,7 +103,7 @@ def roll_each(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     Returns:
         (B, 1, S, S).
 
-    Example:
+    Examples:
         >>> image = torch.arange(4.0).reshape(1, 1, 2, 2)
         >>> roll_each(image, torch.tensor([[0]]), torch.tensor([[1]])).tolist()
         [[[[1.0, 0.0], [3.0, 2.0]]]]
@@ -141,7 +141,7 @@ class SharedDigit:
     Raises:
         ValueError: `digit`, `roll` or `val_size` is out of range.
 
-    Example:
+    Examples:
         >>> from functools import partial
         >>> from stn.datasets.digits import load_digits
         >>> data = SharedDigit(load_digits(), partial(place_digit, patches=0), digit=3, count=10)

@@ -20,7 +20,7 @@ class Digits:
         test_images: (M, 1, 28, 28), uint8.
         test_labels: (M,), int64, 0 to 9.
 
-    Example:
+    Examples:
         >>> blank, labels = torch.zeros(5, 1, 28, 28, dtype=torch.uint8), torch.arange(5)
         >>> len(Digits("blank", blank, labels, blank[:2], labels[:2]).test_images)
         2
@@ -42,7 +42,7 @@ def load_digits() -> Digits:
     Returns:
         1,437 training digits and 360 test digits.
 
-    Example:
+    Examples:
         >>> digits = load_digits()
         >>> digits.train_images.shape, digits.test_labels[:5].tolist()
         (torch.Size([1437, 1, 28, 28]), [0, 2, 4, 7, 1])

@@ -42,7 +42,7 @@ class DistortedDigits:
     Raises:
         ValueError: `val_size` is negative or leaves nothing to train on.
 
-    Example:
+    Examples:
         >>> from stn.datasets.digits import load_digits
         >>> from stn.datasets.distortions import rotate
         >>> data = DistortedDigits(load_digits(), rotate, val_size=100)
@@ -144,7 +144,7 @@ def bind_source(distort: Callable[..., Any], source: Tensor) -> Callable[..., An
     Returns:
         The distortion with the source bound, or as it was.
 
-    Example:
+    Examples:
         >>> from stn.datasets.distortions import rotate, translate_clutter
         >>> source = torch.zeros(1, 1, 28, 28)
         >>> bind_source(rotate, source) is rotate, bind_source(translate_clutter, source).keywords["source"] is source

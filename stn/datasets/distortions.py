@@ -46,7 +46,7 @@ def rotate(images: Tensor, generator: torch.Generator, *, max_angle: float = 90.
     Returns:
         (B, 1, H, H).
 
-    Example:
+    Examples:
         >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
         >>> rotate(images, generator).shape
         torch.Size([2, 1, 28, 28])
@@ -82,7 +82,7 @@ def rotate_translate_scale(
     Raises:
         ValueError: The largest box does not fit the canvas.
 
-    Example:
+    Examples:
         >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
         >>> rotate_translate_scale(images, generator).shape
         torch.Size([2, 1, 42, 42])
@@ -117,7 +117,7 @@ def project(
     Returns:
         (B, 1, H, H).
 
-    Example:
+    Examples:
         >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
         >>> project(images, generator).shape
         torch.Size([2, 1, 28, 28])
@@ -148,7 +148,7 @@ def elastic(
     Returns:
         (B, 1, H, H).
 
-    Example:
+    Examples:
         >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
         >>> elastic(images, generator).shape
         torch.Size([2, 1, 28, 28])
@@ -189,7 +189,7 @@ def translate_clutter(
     Raises:
         ValueError: The canvas has no room for a patch beside the digit.
 
-    Example:
+    Examples:
         >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
         >>> translate_clutter(images, generator, source=images).shape
         torch.Size([2, 1, 60, 60])
@@ -308,7 +308,7 @@ def warp_affine(images: Tensor, canvas: int, angle: Tensor, scale: Tensor, x: Te
     Returns:
         (B, 1, canvas, canvas).
 
-    Example:
+    Examples:
         >>> one, zero, image = torch.ones(1), torch.zeros(1), torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
         >>> warp_affine(image, 2, 90 * one, one, zero, zero).tolist()
         [[[[3.0, 1.0], [4.0, 2.0]]]]
@@ -341,7 +341,7 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W).
 
-    Example:
+    Examples:
         >>> image, square = torch.rand(1, 1, 8, 8), torch.tensor([[[-1.0, -1], [1, -1], [1, 1], [-1, 1]]])
         >>> bool((warp_quad(image, square) - image).abs().max() < 1e-5)
         True

@@ -29,7 +29,7 @@ class OwnImages(ImageDataset):
         DataNotFoundError: The folder is not there or holds no classes.
         ValueError: val/ has a class that train/ has not, `test_share` is not between 0 and 1, or as of `ImageDataset`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as root:
@@ -99,6 +99,6 @@ def _image_folder(folder: Path) -> ImageFolder:
         return ImageFolder(folder)
     except FileNotFoundError as error:
         raise DataNotFoundError(
-            f"{folder} holds no images to train on ({error}): dataset.root=FOLDER is a folder with one folder a class, or with "
-            "train/ and val/ that have."
+            f"{folder} holds no images to train on ({error}): dataset.root=FOLDER is a folder with one folder a "
+            "class, or with train/ and val/ that have."
         ) from error

@@ -30,7 +30,7 @@ def shorter_side(size: int) -> int:
     Returns:
         8/7 of it, pixels.
 
-    Example:
+    Examples:
         >>> shorter_side(224)
         256
     """
@@ -57,7 +57,7 @@ class ImageCache:
     Raises:
         ValueError: Images are missing or cannot be read; the message names them.
 
-    Example:
+    Examples:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder) / "red.png"
         ...     Image.new("RGB", (60, 40), (255, 0, 0)).save(file)

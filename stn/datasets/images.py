@@ -212,7 +212,7 @@ class ImageDataset:
     Raises:
         ValueError: `size` or `val_size` is out of range, or images are missing or cannot be read.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:

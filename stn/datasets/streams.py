@@ -31,7 +31,7 @@ class TrainStream:
     Raises:
         ValueError: The batch is larger than the training set, or empty.
 
-    Example:
+    Examples:
         >>> images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
         >>> stream = TrainStream(images, labels, lambda x, _: x.float() / 255, batch_size=4, seed=0)
         >>> batch, labels = stream.next_batch()
@@ -132,7 +132,7 @@ class FixedSet:
         images: (N, C, S, S), or (N, C, D, S, S) for volumes, uint8.
         labels: (N,) classes, or (N, ...) other targets.
 
-    Example:
+    Examples:
         >>> fixed = FixedSet(torch.full((3, 1, 4, 4), 255, dtype=torch.uint8), torch.arange(3))
         >>> [(images.shape, labels.tolist()) for images, labels in fixed.batches(2)]
         [(torch.Size([2, 1, 4, 4]), [0, 1]), (torch.Size([1, 1, 4, 4]), [2])]

@@ -43,7 +43,7 @@ def extrude(
     Raises:
         ValueError: The solid does not fit the cube.
 
-    Example:
+    Examples:
         >>> extrude(torch.ones(2, 1, 28, 28), torch.Generator().manual_seed(0), canvas=30).shape
         torch.Size([2, 1, 30, 30, 30])
     """
@@ -73,7 +73,7 @@ def place_solid(images: Tensor, canvas: int, thickness: int, angles: Tensor, cen
     Returns:
         (B, 1, canvas, canvas, canvas) in (z, y, x) order, in the dtype of the images.
 
-    Example:
+    Examples:
         >>> solid = place_solid(torch.ones(1, 1, 28, 28), 60, 14, torch.zeros(1, 3), torch.zeros(1, 3))
         >>> int(solid.sum().round()) == 28 * 28 * 14
         True
@@ -105,7 +105,7 @@ def rotation(angles: Tensor) -> Tensor:
     Returns:
         (B, 3, 3), for columns (x, y, z).
 
-    Example:
+    Examples:
         >>> rotation(torch.tensor([[0.0, 0.0, 90.0]]))[0, :, 0].round().tolist()  # x becomes y
         [-0.0, 1.0, 0.0]
     """
@@ -127,7 +127,7 @@ class SolidDigits(DistortedDigits):
 
     Arguments and errors are those of `DistortedDigits`; `distort` is `extrude` with its options bound.
 
-    Example:
+    Examples:
         >>> from functools import partial
         >>> from stn.datasets.digits import load_digits
         >>> data = SolidDigits(load_digits(), partial(extrude, canvas=16))

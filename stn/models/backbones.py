@@ -83,7 +83,7 @@ class Backbone(nn.Module):
         ValueError: A choice is unknown, or the weights cannot be read or do not fit.
         FileNotFoundError: The weights are not there or cannot be downloaded.
 
-    Example:
+    Examples:
         >>> backbone = Backbone("mobilenet_v2", weights="none")
         >>> backbone(torch.rand(1, 3, 64, 64)).shape
         torch.Size([1, 1280, 2, 2])
@@ -157,7 +157,7 @@ class SamePadding(nn.Module):
     Shape:
         (B, C, H, W) -> padded for an output of (ceil(H / stride), ceil(W / stride)).
 
-    Example:
+    Examples:
         >>> SamePadding(3, 2)(torch.ones(1, 1, 2, 2)).tolist()
         [[[[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]]
     """

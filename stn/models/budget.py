@@ -17,7 +17,7 @@ def count_parameters(model: nn.Module) -> int:
     Returns:
         The sum of the sizes of its parameters.
 
-    Example:
+    Examples:
         >>> count_parameters(nn.Linear(3, 2))
         8
     """
@@ -40,7 +40,7 @@ def solve_width(make: Callable[[int], nn.Module], param_budget: int) -> int:
     Raises:
         ValueError: Width 1 has more than twice the budget.
 
-    Example:
+    Examples:
         >>> solve_width(lambda width: nn.Linear(9, width), param_budget=52)
         5
     """

@@ -33,7 +33,7 @@ class WindowHead(nn.Module):
     Raises:
         ValueError: Not 0 < smallest < start < largest <= 1.
 
-    Example:
+    Examples:
         >>> [round(number, 4) for number in WindowHead(8, start=0.75)(torch.rand(1, 8))[0].tolist()]
         [0.75, 0.0, 0.0]
     """
@@ -101,7 +101,7 @@ class Localiser(nn.Module):
         ValueError: The transform is another one, the image is not square or too small, the stride is below 1, or the
             sizes are refused by `WindowHead`.
 
-    Example:
+    Examples:
         >>> model = Localiser((1, 84, 84), transform=Attention(), start=0.5)
         >>> windows, aux = model(torch.rand(2, 1, 84, 84))
         >>> windows[0].round().tolist(), aux["warped"].shape
@@ -178,7 +178,7 @@ def boxes(theta: Tensor, side: int) -> Tensor:
     Returns:
         (B, 4), left, top, right, bottom in pixels.
 
-    Example:
+    Examples:
         >>> boxes(torch.tensor([[0.5, 0.25, -0.5]]), 84).tolist()
         [[31.5, 0.0, 73.5, 42.0]]
     """

@@ -31,7 +31,7 @@ class ImageCNN(nn.Module):
     Raises:
         ValueError: `in_shape` is not of colour images.
 
-    Example:
+    Examples:
         >>> backbone = Backbone("mobilenet_v2", weights="none")
         >>> logits, aux = ImageCNN((3, 64, 64), num_classes=5, backbone=backbone)(torch.rand(2, 3, 64, 64))
         >>> logits.shape, aux
@@ -76,7 +76,7 @@ class ImageSTCNN(nn.Module):
         ValueError: The image is not square or not in colour, `seen` does not divide its side, `num_transformers` is
             below 1, or all transformers would start alike.
 
-    Example:
+    Examples:
         >>> backbone = Backbone("mobilenet_v2", weights="none")
         >>> transform = Translation(0.5)
         >>> model = ImageSTCNN(
@@ -190,7 +190,7 @@ class BackboneTrunk(nn.Sequential):
     Shape:
         (B, 3, seen, seen) -> (B, 128).
 
-    Example:
+    Examples:
         >>> BackboneTrunk(Backbone("mobilenet_v2", weights="none"), 64)(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 128])
     """
@@ -225,7 +225,7 @@ def tiling(transform: Transform, count: int) -> Tensor:
     Raises:
         ValueError: `count` is below 1, or above 1 for a transform without a window to place.
 
-    Example:
+    Examples:
         >>> tiling(Translation(0.5), 2).tolist()
         [[-0.5, 0.0], [0.5, 0.0]]
     """

@@ -35,7 +35,7 @@ class FCN(nn.Module):
     Shape:
         (B, C, H, W) -> logits (B, num_classes), and an empty dict.
 
-    Example:
+    Examples:
         >>> logits, aux = FCN((1, 28, 28), width=8)(torch.rand(2, 1, 28, 28))
         >>> logits.shape, aux
         (torch.Size([2, 10]), {})
@@ -67,7 +67,7 @@ class CNN(nn.Module):
     Raises:
         ValueError: The image is too small for the two convolutions.
 
-    Example:
+    Examples:
         >>> logits, aux = CNN((1, 28, 28), width=4)(torch.rand(2, 1, 28, 28))
         >>> logits.shape, aux
         (torch.Size([2, 10]), {})
@@ -116,7 +116,7 @@ class STN(nn.Module):
     Shape:
         (B, C, H, W) -> logits (B, num_classes), and `theta` (B, K, num_params) and `warped` (B, K, C, h, w).
 
-    Example:
+    Examples:
         >>> from stn import Affine
         >>> network = LocalisationNetwork(FCTrunk((1, 28, 28)), Affine())
         >>> model = STN(ParallelTransformers([network], Affine()), FCN((1, 14, 14), width=8), pool=2)
@@ -154,7 +154,7 @@ def average_pool(x: Tensor, size: int) -> Tensor:
     Returns:
         (B, C, ceil(H / size), ceil(W / size)).
 
-    Example:
+    Examples:
         >>> average_pool(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]), 2)
         tensor([[[[3.]]]])
     """
@@ -181,7 +181,7 @@ def fcn(
     Raises:
         ValueError: `in_shape` is of volumes, or the budget is too small for any width.
 
-    Example:
+    Examples:
         >>> fcn((1, 28, 28)).width
         349
     """
@@ -206,7 +206,7 @@ def cnn(
     Raises:
         ValueError: `in_shape` is of volumes or too small, or the budget is too small for any width.
 
-    Example:
+    Examples:
         >>> cnn((1, 28, 28)).width
         89
     """
@@ -242,7 +242,7 @@ def st_fcn(
         ValueError: `in_shape` or `transform` is of volumes, `num_transformers` or `pool` is below 1, or the budget is
             too small for any width.
 
-    Example:
+    Examples:
         >>> from stn import Affine
         >>> logits, aux = st_fcn((1, 28, 28), transform=Affine())(torch.rand(2, 1, 28, 28))
         >>> logits.shape, aux["theta"].shape
@@ -287,7 +287,7 @@ def st_cnn(
         ValueError: `in_shape` or `transform` is of volumes, the image is too small, `num_transformers` or `pool` is
             below 1, or the budget is too small for any width.
 
-    Example:
+    Examples:
         >>> from stn import ThinPlateSpline
         >>> model = st_cnn((1, 42, 42), transform=ThinPlateSpline(), pool=2)
         >>> logits, aux = model(torch.rand(2, 1, 42, 42))

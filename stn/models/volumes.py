@@ -27,7 +27,7 @@ class ProjectedCNN(nn.Module):
     Raises:
         ValueError: H or W is too small for the two convolutions.
 
-    Example:
+    Examples:
         >>> logits, aux = ProjectedCNN((1, 9, 28, 28), width=4)(torch.rand(2, 1, 9, 28, 28))
         >>> logits.shape, aux
         (torch.Size([2, 10]), {})
@@ -61,7 +61,7 @@ def cnn_3d(
     Raises:
         ValueError: `in_shape` is of images or too small, or the budget is too small for any width.
 
-    Example:
+    Examples:
         >>> cnn_3d((1, 32, 32, 32)).width
         89
     """
@@ -99,7 +99,7 @@ def st_cnn_3d(
         ValueError: `in_shape` or `transform` is of images, the volume is too small, `num_transformers` is below 1, or
             the budget is too small for any width.
 
-    Example:
+    Examples:
         >>> from stn import Affine3d
         >>> model = st_cnn_3d((1, 32, 32, 32), transform=Affine3d(), width=4)
         >>> logits, aux = model(torch.rand(2, 1, 32, 32, 32))

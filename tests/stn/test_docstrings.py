@@ -65,7 +65,7 @@ def test_examples_run(name):
     "thing", [*(getattr(stn, name) for name in stn.__all__), *NETWORKS], ids=lambda t: t.__name__
 )
 def test_there_is_an_example(thing):
-    assert ">>> " in section(thing, "Example")
+    assert ">>> " in section(thing, "Examples")
 
 
 def arguments(thing):

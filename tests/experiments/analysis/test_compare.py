@@ -10,16 +10,10 @@ import pytest
 import torch
 from scipy import stats
 
-from experiments.analysis.compare import (
-    all_metrics,
-    curves,
-    differing,
-    main_metric,
-    mcnemar,
-    paired,
-    report,
-    variants,
-)
+from experiments.analysis.compare import report
+from experiments.analysis.curves import curves
+from experiments.analysis.significance import mcnemar, paired
+from experiments.analysis.variants import all_metrics, differing, main_metric, variants
 from experiments.engine.build import UserError
 from experiments.engine.run import run
 from experiments.report import details
@@ -182,7 +176,7 @@ def test_without_the_data_all_but_mcnemar(finished, monkeypatch):
     def missing(*_):
         raise FileNotFoundError("The MNIST files are not in data/mnist.")
 
-    monkeypatch.setattr("experiments.analysis.compare.truth", missing)
+    monkeypatch.setattr("experiments.analysis.significance.truth", missing)
     text = report(variants([finished]), "test_error", {})
     assert "needs the labels of the test images: The MNIST files are not in" in text and "(n = 2)" in text
 

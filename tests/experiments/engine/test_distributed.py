@@ -12,6 +12,7 @@ import torch
 
 from experiments.engine.build import UserError
 from experiments.engine.distributed import Group, Part
+from experiments.engine.result import Result
 from stn.datasets.streams import TrainStream
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,7 +50,7 @@ def test_two_processes_train_what_one_does(tmp_path):
         done = launch(folder, processes)
         assert done.returncode == 0, done.stderr
         (path,) = folder.rglob("result.json")
-        results.append(json.loads(path.read_text()))
+        results.append(Result.read(path))
         states.append(torch.load(path.parent / "last.pt", weights_only=True)["model"])
         histories.append(
             [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]

@@ -19,7 +19,7 @@ def elsewhere(node):
     if isinstance(node, dict):
         moved = {key: elsewhere(value) for key, value in node.items()}
         if isinstance(moved.get("_target_"), str):
-            moved["_target_"] = f"some.other.place.{moved['_target_'].rsplit('.', 1)[-1]}"
+            moved["_target_"] = f"some.other.place.{current_name(moved['_target_']).rsplit('.', 1)[-1]}"
         return moved
     return [elsewhere(value) for value in node] if isinstance(node, list) else node
 
@@ -30,6 +30,23 @@ def test_a_class_that_has_moved_is_the_same(path):
     assert elsewhere(config) != config
     assert identity(elsewhere(config)) == identity(config)
     assert identity(identity(config)) == identity(config)  # of an identity, the identity is itself
+
+
+def targets(node):
+    """Every `_target_` of a configuration."""
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    own = [node["_target_"]] if isinstance(node, dict) and "_target_" in node else []
+    return [*own, *(name for part in inner for name in targets(part))]
+
+
+def test_every_class_of_a_published_run_is_there_today():
+    names = {name for path in PUBLISHED for name in targets(module._kept(Result.read(path).config))}
+    assert {current_name(name) for name in names} >= {
+        "experiments.sections.birds.BirdClassification",
+        "experiments.sections.colocalisation.Colocalisation",
+    }
+    for name in names:
+        assert callable(get_object(current_name(name))), name
 
 
 def test_no_two_published_runs_are_the_same():

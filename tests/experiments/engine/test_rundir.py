@@ -47,7 +47,7 @@ def test_an_override_of_birds_that_changes_nothing():
     same = [
         "backbone=mobilenet_v2",
         "optimizer.lr=0.0015",
-        "schedules.smoke.lr=1",
+        "schedules.smoke.iterations=3",
         "dataset.cache_dir=/tmp/x",
     ]
     assert name(*birds, "trainer=fast", *same) == expected

@@ -12,7 +12,7 @@ from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.engine.smoothing import SmoothedClassification
 from experiments.engine.task import Classification
-from experiments.sections.birds import Birdwatching
+from experiments.sections.birds import BirdClassification
 from stn import Affine, Translation
 from stn.models.backbones import Backbone
 from stn.models.images import ImageSTCNN
@@ -252,4 +252,4 @@ def test_the_papers_schedule_has_the_samplers_own_gradient():
     for trainer, smoothing, norm in (("paper_birds", None, "batch"), ("fast", [0.3, 0.15], "frozen")):
         cfg = configuration(["experiment=cub_2st_448", f"trainer={trainer}"])
         assert cfg.task.smoothing == smoothing and cfg.backbone.norm == norm
-    assert Birdwatching().smoothing is None
+    assert BirdClassification().smoothing is None

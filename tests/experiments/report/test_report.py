@@ -20,10 +20,11 @@ from experiments.report import (
     provenance,
     render,
     row_label,
+    run_records,
     sheets,
     write_tables,
 )
-from experiments.report.wandb_tables import mirror
+from experiments.report.wandb_tables import log_tables
 from experiments.sections import TABLES, distorted_mnist
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -110,7 +111,7 @@ def test_one_run_has_no_deviation_and_few_seeds_are_marked(runs):
     one, two = sorted(cells([TABLE], load_results([folder])), key=lambda cell: cell.n)
     assert one.std is None and two.std == pytest.approx(0.1414213562)
     text = render([TABLE], load_results([folder]))
-    assert row_of(text, "ST-CNN affine")[0].startswith("**0.68** (1)†<br>")
+    assert row_of(text, "ST-CNN affine")[0].startswith("0.68 (1)†<br>")
     assert row_of(text, "CNN")[0] == "1.10 ± 0.14 (2)†<br><sub>paper 1.2 · −0.10</sub>"
     assert "† fewer than 3 seeds." in text
     folder = runs(result(1), result(2), result(2, 1.1, model="cnn", transform=None))
@@ -134,13 +135,23 @@ def test_signed_difference_agrees_with_the_numbers_as_printed(runs, error, shown
 
 def test_best_of_a_column_is_bold_in_the_right_direction(runs):
     folder = runs(
-        result(0, 0.6), result(0, 1.3, model="cnn", transform=None), result(0, 0.9, experiment="exp_b")
+        *(result(seed, 0.6) for seed in range(3)),
+        *(result(seed, 1.3, model="cnn", transform=None) for seed in range(3)),
+        *(result(seed, 0.9, experiment="exp_b") for seed in range(3)),
     )
     low = render([TABLE], load_results([folder]))
-    assert row_of(low, "ST-CNN affine")[0].startswith("**0.60**")
-    assert row_of(low, "ST-CNN affine")[1].startswith("0.90 (1)")  # alone in its column
+    assert row_of(low, "ST-CNN affine")[0].startswith("**0.60** ± 0.00 (3)")
+    assert row_of(low, "ST-CNN affine")[1].startswith("0.90 ± 0.00 (3)")  # alone in its column
+    assert "**Bold**: the lowest mean of its column, where it is of 3 seeds or more." in low
     high = render([Table(**{**vars(TABLE), "lower_is_better": False})], load_results([folder]))
     assert row_of(high, "CNN")[0].startswith("**1.30**") and "**0.60**" not in high
+
+
+def test_a_best_mean_of_few_seeds_is_not_bold_and_no_other_is(runs):
+    folder = runs(*(result(s, 1.3, model="cnn", transform=None) for s in range(3)), *map(result, range(2)))
+    assert "**" not in render([TABLE], load_results([folder]))  # the best, 0.70, is of two seeds
+    runs(result(2))
+    assert row_of(render([TABLE], load_results([folder])), "ST-CNN affine")[0].startswith("**0.70**")
 
 
 # ---- what never shares a cell ----
@@ -273,7 +284,6 @@ def test_the_stored_configuration_says_which_run_it_is_and_the_stored_hash_does_
     ("text", "message"),
     [
         ('{"schema": 1,', "not readable as JSON"),
-        ("[1]", "top level is not an object"),
         (
             json.dumps({k: v for k, v in result().items() if k not in ("seed", "device")}),
             "missing seed, device",
@@ -291,6 +301,24 @@ def test_bad_files_are_named_in_one_sentence(runs, text, message):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         load_results([path.parents[3]])
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_of_outputs_may_be_called_runs(tmp_path):
+    folder = tmp_path / "runs" / "exp_a" / "st_cnn-affine" / "seed_0"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result(0)))
+    (folder / "config.json").write_text('{"seed": 0}')
+    (folder / "notes.json").write_text("not read")
+    (tmp_path / "runs" / "compare").mkdir()
+    (tmp_path / "runs" / "compare" / "landscape.json").write_text("[1]")  # what a tool writes there
+    (tmp_path / "runs" / "study.json").write_text('{"trials": 3}')
+    for given in (tmp_path, tmp_path / "runs", tmp_path / "runs" / "exp_a", folder):
+        assert [one.path for one in load_results([given])] == [folder / "result.json"]
+    (folder / "result.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"result\.json: not a result: its top level is not an object"):
+        load_results([tmp_path / "runs"])
+    with pytest.raises(UserError, match=r"config\.json: not a result"):
+        load_results([folder / "config.json"])  # a file that is named is meant to be one
 
 
 def test_bytes_that_are_no_text_and_folders_that_are_not_there(runs, tmp_path):
@@ -332,7 +360,17 @@ def test_bytes_do_not_depend_on_order_place_or_time(runs, tmp_path):
         (other / f"{number}.json").write_bytes(path.read_bytes())
     _, paths = write_tables([other], tmp_path / "two", [TABLE])
     names = [path.relative_to(tmp_path / "two") for path in paths]
-    assert [str(name) for name in names] == ["README.md", "tables/small-fast.csv", "tables/small-fast.tex"]
+    assert [str(name) for name in names] == [
+        "README.md",
+        "tables/small-fast.csv",
+        "tables/small-fast.tex",
+        "tables/results.csv",
+    ]
+    files = ["runs/exp_a/run000.json", "4.json"]  # where each result is, below the given folder
+    for folder, file in zip(("one", "two"), files, strict=True):
+        lines = list(csv.DictReader(io.StringIO((tmp_path / folder / names[-1]).read_text())))
+        assert file in [line.pop("path") for line in lines]
+        (tmp_path / folder / names[-1]).write_text(f"{lines}\n")  # the paths alone say where the files are
     for name in names:
         text = (tmp_path / "one" / name).read_bytes()
         assert text == (tmp_path / "two" / name).read_bytes()
@@ -354,6 +392,25 @@ def test_csv_parses_back_to_the_numbers(runs, tmp_path):
     assert (lines[0]["mean"], lines[0]["std"], lines[0]["difference"]) == ("1.2500", "", "0.0500")
     assert (lines[1]["mean"], lines[1]["paper"], lines[1]["difference"]) == ("", "0.8", "")
     assert (lines[3]["mean"], lines[3]["paper"]) == ("", "")
+
+
+def test_the_file_of_all_runs_has_a_line_a_run(runs, tmp_path):
+    folder = runs(
+        result(0, 0.6), result(1, 0.7, metrics={"test_error": 0.7, "test_iou": 0.5}, experiment="another")
+    )
+    write_tables([folder], tmp_path / "out", [TABLE])
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "out/tables/results.csv").read_text())))
+    other, one = lines
+    wanted = {"experiment": "exp_a", "table": "Small", "row": "ST-CNN affine", "column": "A", "ours": "0.6"}
+    wanted |= {"paper": "0.7", "test_error": "0.6", "train_loss": "0.1", "test_iou": "", "seed": "0"}
+    wanted |= {"iterations": "12000", "wall_seconds": "3723.4", "device": "Some GPU | 80 GB"}
+    wanted |= {"git_revision": "0123456789abcdef0123456789abcdef01234567", "git_dirty": "False"}
+    wanted |= {"test_fingerprint": "ab" * 32, "torch": "2.9.1", "path": "runs/exp_a/run000.json"}
+    assert one | wanted == one and float(one["difference"]) == pytest.approx(-0.1)
+    assert other["test_iou"] == "0.5" and other["train_loss"] == "" and other["table"] == other["paper"] == ""
+    read = run_records(load_results([folder]), [TABLE])
+    assert read[1]["wall_seconds"] == 3723.4 and read[0]["paper"] is None
+    assert read[1]["path"] == (folder / "runs/exp_a/run000.json").as_posix()
 
 
 def test_latex_parses_back_to_the_numbers(runs, tmp_path):
@@ -424,7 +481,7 @@ def test_nothing_found_writes_nothing_and_old_tables_go_when_their_results_do(ru
     assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
     write_tables([runs(result())], out, [TABLE])
     names = {path.name for path in (out / "tables").iterdir()}
-    assert names == {"mine.tex", "mine.csv", "small-fast.tex", "small-fast.csv"}
+    assert names == {"mine.tex", "mine.csv", "small-fast.tex", "small-fast.csv", "results.csv"}
 
 
 def test_the_command_prints_tables_and_fails_in_one_sentence(runs, tmp_path, script, monkeypatch):
@@ -433,10 +490,11 @@ def test_the_command_prints_tables_and_fails_in_one_sentence(runs, tmp_path, scr
     status, said, errors = script("make_tables.py")  # the defaults: results -> results
     assert status == 0, errors
     assert row_of(said, "ST-CNN affine")[1] == "0.50 ± 0.00 (3)<br><sub>paper 0.5 · 0.00</sub>"
-    assert [Path(line).as_posix() for line in said.splitlines()[-3:]] == [
+    assert [Path(line).as_posix() for line in said.splitlines()[-4:]] == [
         "results/README.md",
         "results/tables/table1-fast.csv",
         "results/tables/table1-fast.tex",
+        "results/tables/results.csv",
     ]
     readme = (tmp_path / "results" / "README.md").read_bytes()
     (tmp_path / "results" / "runs" / "mnist_rts" / "bad.json").write_text("{")
@@ -601,7 +659,7 @@ def test_every_published_run_stands_in_the_table_of_its_experiment(path):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_whole_tables_go_to_wandb_as_their_csv_files_say(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
-    command = mirror(
+    command = log_tables(
         [ROOT / "results" / "runs" / "mnist_rts"], [distorted_mnist.TABLE1], mode="offline", root=tmp_path
     )
     (folder,) = tmp_path.glob("wandb/offline-run-*")
@@ -615,7 +673,7 @@ def test_whole_tables_go_to_wandb_as_their_csv_files_say(tmp_path, monkeypatch):
     assert len(lines) == len(published) == 8 * 4
     for ours, theirs in zip(lines, published, strict=True):
         if theirs["experiment"] == "mnist_rts":
-            assert {key: "" if value is None else str(value) for key, value in ours.items()} == {
-                key: str(float(text)) if text and key in ("mean", "std", "n", "paper", "difference") else text
+            assert {key: "" if value is None else value for key, value in ours.items()} == {
+                key: float(text) if text and key in ("mean", "std", "n", "paper", "difference") else text
                 for key, text in theirs.items()
             }

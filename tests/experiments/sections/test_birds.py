@@ -9,7 +9,7 @@ from torch import nn
 
 from experiments.engine.run import load_run, run
 from experiments.sections import SECTIONS, birds
-from experiments.sections.birds import Birdwatching, corners, found, inside, region_centres
+from experiments.sections.birds import BirdClassification, corners, inside, region_centres, region_hits
 from stn import Attention, Translation
 from stn.datasets.bird_lists import PARTS
 
@@ -67,7 +67,7 @@ def test_what_is_found_by_hand():
                 parts[i, PARTS.index(name)] = torch.tensor([*place, 1.0])
     theta = torch.tensor([[[0.5, 0.0], [-0.5, 0.0]]]).repeat(4, 1, 1)
     theta[1, 0] = torch.tensor([0.5, 0.5])  # the first window of the second bird has gone down, to its head
-    numbers = found(Windows(), theta, parts)
+    numbers = region_hits(Windows(), theta, parts)
     assert numbers["st0_head"] == pytest.approx(200 / 3) and numbers["st1_head"] == pytest.approx(100 / 3)
     assert numbers["st0_body"] == pytest.approx(100 / 3) and numbers["st1_body"] == pytest.approx(100 / 3)
     # where they began, the first was on the left: heads at 0.6 and -0.5, one of which is in each
@@ -80,11 +80,11 @@ def test_random_windows_find_what_chance_does():
     parts = torch.zeros(4000, 15, 3)
     parts[:, PARTS.index("beak"), 2] = 1  # all in the middle
     parts[:, PARTS.index("tail")] = torch.tensor([1.0, 1.0, 1.0])  # all in the corner
-    numbers = found(Windows(), torch.zeros(4000, 2, 2), parts)
+    numbers = region_hits(Windows(), torch.zeros(4000, 2, 2), parts)
     # centres uniform within +-0.5 each way: the middle is in every window, the corner in none
     assert numbers["random_head"] == 100 and numbers["random_body"] == 0
     parts[:, PARTS.index("beak")] = torch.tensor([0.5, 0.0, 1.0])
-    assert found(Windows(), torch.zeros(4000, 2, 2), parts)["random_head"] == pytest.approx(50, abs=1)
+    assert region_hits(Windows(), torch.zeros(4000, 2, 2), parts)["random_head"] == pytest.approx(50, abs=1)
 
 
 @pytest.mark.parametrize("experiment", list(birds.EXPERIMENTS))
@@ -101,12 +101,12 @@ def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path):
         "4st" in experiment
     )
     folder = next((tmp_path / "outputs" / experiment).glob("*/seed_0"))
-    assert (folder / "photographs.png").stat().st_size > 10000
+    assert (folder / "crops.png").stat().st_size > 10000
     assert "cache_dir" not in json.dumps(result.config) and "data_dir" not in json.dumps(result.config)
     if experiment == "cub_2st_224":
         data, model, _ = load_run(folder, {"cache_dir": str(tmp_path / "outputs" / "cache")})
         with torch.inference_mode():
-            again, _ = Birdwatching().evaluate(model, data.test.batches(50))
+            again, _ = BirdClassification().evaluate(model, data.test.batches(50))
         assert again["accuracy"] == metrics["test_accuracy"]
         assert again["st0_head"] == metrics["test_st0_head"]
 

@@ -1,0 +1,84 @@
+"""The learning curves of compared runs in one picture."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.analysis.compare import listed
+from experiments.analysis.variants import Variant
+from experiments.report import details
+
+SMOOTH = 40  # curves of training batches are running means over 1 / SMOOTH of the logged steps
+CURVES = {  # what is drawn: the first of these that all runs have -> the label of its axis
+    "val/accuracy": "accuracy on held-out images, %",
+    "val/error": "error on held-out images, %",
+    "train/error": "error on training batches, %",
+    "train/loss": "loss on training batches",
+}
+
+
+def curves(compared: Sequence[Variant], path: Path) -> Path | None:
+    """Draws the learning curves: a line a configuration, the mean of its runs, and their range behind it.
+
+    They are of the held-out images where all runs have such a log, else running means of the training batches.
+
+    Args:
+        compared: the configurations.
+        path: the picture, which is written.
+
+    Returns:
+        The path; None where no run's log is stored.
+    """
+    logs = {v.letter: [log for result in v.results if (log := details.curves(result.path))] for v in compared}
+    shown = [variant for variant in compared if logs[variant.letter]]
+    shared = set.intersection(*(set(log) for each in logs.values() for log in each)) if shown else set()
+    key = next((choice for choice in CURVES if choice in shared), None)
+    if key is None:
+        return None
+    from matplotlib.figure import Figure  # slow to import
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure = Figure(figsize=(7.2, 4 + 0.16 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for i, (variant, name) in enumerate(zip(shown, _short_names(shown), strict=True)):
+        series = [log[key] for log in logs[variant.letter]]
+        steps = sorted(set.intersection(*(set(one) for one in series)))
+        width = 1 if key.startswith("val/") else -(-len(steps) // SMOOTH)
+        lines = [_running_mean([one[step] for step in steps], width) for one in series]
+        mean = [statistics.fmean(values) for values in zip(*lines, strict=True)]
+        colour, style = f"C{i % 10}", ("-", "--", ":", "-.")[i // 10 % 4]
+        runs = f" ({len(series)})" if len(series) > 1 else ""
+        label = f"{variant.letter}  {name}{runs}"
+        axes.plot(steps, mean, linewidth=1.6, label=label, color=colour, linestyle=style)
+        if len(lines) > 1:
+            low, high = ([end(values) for values in zip(*lines, strict=True)] for end in (min, max))
+            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel="step", ylabel=CURVES[key])
+    axes.margins(x=0.01)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not key.endswith("accuracy"):
+        axes.set_yscale("log")  # late differences are small ones
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(color="0.92", linewidth=0.8)
+    silent = [variant.letter for variant in compared if variant not in shown]
+    axes.set_title(f"no log kept of {listed(silent)}" if silent else "", fontsize=8, color="0.4", loc="right")
+    figure.legend(loc="outside lower left", frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _running_mean(values: Sequence[float], width: int) -> list[float]:
+    """The mean of each value and those before it, `width` in all."""
+    return [statistics.fmean(values[max(i + 1 - width, 0) : i + 1]) for i in range(len(values))]
+
+
+def _short_names(compared: Sequence[Variant]) -> list[str]:
+    """The names of configurations without the parts that all of them have."""
+    parts = [variant.name.replace("/", ",").split(",") for variant in compared]
+    common = set.intersection(*map(set, parts)) if len(parts) > 1 else set()
+    return [", ".join(part for part in each if part not in common) for each in parts]

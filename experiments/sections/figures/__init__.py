@@ -1,0 +1,32 @@
+"""Pictures of spatial transformers, for any transform and any number of transformers. Imports matplotlib: slow."""
+
+from experiments.sections.figures.boxes import windows_animation, windows_over_steps
+from experiments.sections.figures.classification import (
+    class_means,
+    collect,
+    crops,
+    example_crops,
+    examples,
+    pairs,
+    pose_histograms,
+    projections,
+)
+from experiments.sections.figures.drawing import COLOURS, draw_outline, outline, pose, show
+
+__all__ = [
+    "COLOURS",
+    "class_means",
+    "collect",
+    "crops",
+    "draw_outline",
+    "example_crops",
+    "examples",
+    "outline",
+    "pairs",
+    "pose",
+    "pose_histograms",
+    "projections",
+    "show",
+    "windows_animation",
+    "windows_over_steps",
+]

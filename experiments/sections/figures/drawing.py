@@ -1,0 +1,142 @@
+"""What all pictures are drawn with: images, the outlines of windows, predictions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor, nn
+
+from stn import Transform
+
+COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#9b5de5")  # one a parallel transformer, in turn
+LINES = 25  # points along a drawn line: straight lines of the output are curves in the input of a spline
+
+
+def outline(transform: Transform, theta: Tensor, side: Sequence[int]) -> list[np.ndarray]:
+    """The border of a transformer's output, drawn in its input; of a spline, the lattice of its control points.
+
+    Args:
+        transform: the family.
+        theta: (num_params,).
+        side: (H, W) of the input, in pixels.
+
+    Returns:
+        Lines, each (LINES, 2): (x, y) in pixels in the frame of imshow, where pixel centres are whole numbers. The
+        first is the output's upper edge.
+    """
+    rows, columns = getattr(transform, "shape", (2, 2))
+    t = torch.linspace(-1, 1, LINES)
+    lines = [torch.stack([t, torch.full_like(t, float(y))], 1) for y in torch.linspace(-1, 1, rows)]
+    lines += [torch.stack([torch.full_like(t, float(x)), t], 1) for x in torch.linspace(-1, 1, columns)]
+    mapped = transform.map_points(theta[None].float(), torch.cat(lines))[0].reshape(len(lines), LINES, 2)
+    size = torch.tensor([side[1], side[0]], dtype=torch.float32)
+    return list(((mapped + 1) * size / 2 - 0.5).numpy())
+
+
+def pose(transform: Transform, theta: Tensor) -> dict[str, Tensor]:
+    """Angle, size and place of a transformer's window, for any family: its linear part at the output's centre.
+
+    Args:
+        transform: the family.
+        theta: (B, num_params).
+
+    Returns:
+        Each (B,): `angle` of the window in the input, degrees, clockwise as displayed; `scale`, the window's size as a
+        share of the input's; `x`, `y` of its centre, in [-1, 1] across the input.
+    """
+    step = 1e-2
+    points = torch.tensor([[0.0, 0], [step, 0], [-step, 0], [0, step], [0, -step]])
+    centre, right, left, down, up = transform.map_points(theta.float(), points).unbind(1)
+    along_x, along_y = (right - left) / (2 * step), (down - up) / (2 * step)  # columns of the Jacobian
+    determinant = along_x[:, 0] * along_y[:, 1] - along_x[:, 1] * along_y[:, 0]
+    angle = torch.atan2(along_x[:, 1] - along_y[:, 0], along_x[:, 0] + along_y[:, 1])
+    return {
+        "angle": torch.rad2deg(angle),
+        "scale": determinant.abs().sqrt(),
+        "x": centre[:, 0],
+        "y": centre[:, 1],
+    }
+
+
+def draw_outline(axes: Axes, transform: Transform, theta: Tensor, side: Sequence[int], colour: str) -> None:
+    """Draws `outline` on an image; the output's upper edge is thicker and shows which way is up."""
+    for i, line in enumerate(outline(transform, theta, side)):
+        axes.plot(
+            line[:, 0], line[:, 1], color=colour, linewidth=2.4 if i == 0 else 1.0, solid_capstyle="round"
+        )
+
+
+def show(axes: Axes, image: Tensor) -> None:
+    """Shows an image without ticks, cut to its frame.
+
+    Args:
+        axes: where.
+        image: (C, H, W) in [0, 1]: three channels in colour; of any other number, their maximum in grey.
+    """
+    channels, height, width = image.shape
+    picture = image.permute(1, 2, 0) if channels == 3 else image.amax(0)
+    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def show_prediction(axes: Axes, predicted: str, true: str, *, size: int = 11, separator: str = " ") -> None:
+    """Writes a predicted class below an image, in red and with the true class where it is another."""
+    right = predicted == true
+    text = predicted if right else f"{predicted}{separator}(is {true})"
+    axes.set_xlabel(text, color="black" if right else "#c1121f", fontsize=size)
+
+
+def apply(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], list[Transform]]:
+    """The predictions of a network, on the CPU.
+
+    Args:
+        model: a classifier in eval mode.
+        images: (N, C, H, W), or volumes (N, C, D, H, W), in [0, 1].
+
+    Returns:
+        The predicted classes (N,); `theta` and `warped`, where the network has transformers; `transforms_of` it.
+    """
+    logits, aux = model(images.to(next(model.parameters()).device))
+    shown = {key: value.float().cpu() for key, value in aux.items() if key in ("theta", "warped")}
+    return logits.argmax(1).cpu(), shown, transforms_of(model)
+
+
+def transforms_of(model: nn.Module) -> list[Transform]:
+    """The transform of each transformer of a network; empty for a network without any."""
+    parallel = getattr(model, "transformers", None)
+    return [] if parallel is None else [parallel.transform] * parallel.count
+
+
+def transformer_names(count: int) -> list[str]:
+    """What the outputs of transformers are called beside a picture."""
+    return ["ST output"] if count == 1 else [f"ST {k + 1}" for k in range(count)]
+
+
+def draw_box(axes: Axes, box: Tensor, *, colour: str, style: str) -> Line2D:
+    """Draws a box on an image.
+
+    Args:
+        axes: where.
+        box: (4,), left, top, right, bottom in pixels, where pixel edges are whole numbers.
+        colour, style: of its line.
+
+    Returns:
+        The line.
+    """
+    left, top, right, bottom = (float(edge) - 0.5 for edge in box)
+    corners = ([left, right, right, left, left], [top, top, bottom, bottom, top])
+    return axes.plot(*corners, style, color=colour, linewidth=1.3)[0]
+
+
+def save(figure: Figure, path: Path, *, dpi: int = 130) -> Path:
+    """Writes a figure without the version of the software, so that equal pictures are equal files."""
+    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
+    return path
