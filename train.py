@@ -8,19 +8,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.engine.cli import explain_bad_overrides, one_sentence_errors
-from experiments.sweeps.sweep import Outcome, work
+from experiments.sweeps.job import Outcome
+from experiments.sweeps.sweep import work
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> Outcome | None:
-    told = HydraConfig.get().overrides.task
+    overrides = HydraConfig.get().overrides.task
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return work(cfg, told)
+        return work(cfg, overrides)
+    from experiments.engine.required import run_required
     from experiments.engine.run import run  # torch takes seconds to import, and --help does not need it
     from experiments.sections import SECTIONS
 
     with one_sentence_errors():
-        run(cfg, told, SECTIONS)
+        run_required(cfg, SECTIONS)
+        run(cfg, overrides, SECTIONS)
     return None
 
 

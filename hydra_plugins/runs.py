@@ -15,7 +15,7 @@ class RunSweeper(BasicSweeper):
 
     params: as of the basic sweeper, key -> choices; the command line's win.
     file: a list of runs instead, a line each of what train.py is told; the command line's overrides are added to each.
-    Ends the program, after a summary, with status 1 where a run has failed and 130 on Ctrl-C.
+    Ends the program, after a summary, with status 1 where a run has failed or is open, and 130 on Ctrl-C.
     """
 
     def __init__(self, params: dict[str, str] | None = None, file: str | None = None) -> None:
@@ -24,17 +24,19 @@ class RunSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from experiments.engine.run import check  # torch takes seconds to import
-        from experiments.sweeps.sweep import Job, sweep
+        from experiments.sweeps.job import INTERRUPTED, Job, exit_status
+        from experiments.sweeps.sweep import sweep
 
-        assert self.launcher is not None and self.config is not None
+        launcher = self.launcher
+        assert launcher is not None and self.config is not None
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        jobs = [Job(tuple(told), self._compose(told)) for told in self._expand(arguments)]
+        jobs = [Job.of(self._compose(words), words) for words in self._expand(arguments)]
         try:
-            outcomes = sweep(jobs, check, lambda told: self.launcher.launch(told, initial_job_idx=0))
+            outcomes = sweep(jobs, check, lambda words: launcher.launch(words, initial_job_idx=0))
         except KeyboardInterrupt:
-            sys.exit(130)
-        if any(outcome.kind == "failed" for outcome in outcomes):
-            sys.exit(1)
+            sys.exit(INTERRUPTED)
+        if status := exit_status(outcomes):
+            sys.exit(status)
         return outcomes
 
     def _expand(self, arguments: list[str]) -> list[list[str]]:

@@ -11,8 +11,7 @@ import sys
 
 from experiments.engine.build import UserError
 from experiments.engine.cli import explain_bad_overrides
-from experiments.engine.machine import usual_jobs
-from experiments.sweeps.process import told_device
+from experiments.sweeps.job import INTERRUPTED
 
 
 def main() -> int:
@@ -34,25 +33,28 @@ def main() -> int:
     parser.add_argument("--no-pruning", action="store_true", help="let every trial end")
     args = parser.parse_intermixed_args()  # overrides may stand behind options
     try:
-        from experiments.sweeps.search import ask, picture, report, search
+        from experiments.sweeps.pool import parse_jobs
+        from experiments.sweeps.search import define_study, search
+        from experiments.sweeps.search_report import draw, write_report
 
-        jobs = usual_jobs(told_device(args.overrides)) if args.jobs is None else args.jobs
-        for name, value in (("trials", args.trials), ("jobs", jobs)):
-            if value < 1:
-                raise UserError(f"--{name} {value} is not valid: it is a whole number from 1.")
+        at_once = parse_jobs(args.jobs, args.overrides)
+        if args.trials < 1:
+            raise UserError(f"--trials {args.trials} is not valid: it is a whole number from 1.")
         explain_bad_overrides(args.overrides)
-        question = ask(args.overrides, study=args.study, metric=args.metric)
-        study = search(question, trials=args.trials, jobs=jobs, seed=args.seed, pruning=not args.no_pruning)
+        study = define_study(args.overrides, name=args.study, metric=args.metric)
+        trials = search(
+            study, trials=args.trials, at_once=at_once, seed=args.seed, pruning=not args.no_pruning
+        )
     except (UserError, ModuleNotFoundError) as error:
         hint = "" if isinstance(error, UserError) else ": pip install -e '.[sweep]'"
         print(f"{error}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where this one stopped.", file=sys.stderr)
-        return 130
-    print(f"\n{report(question, study)}")
-    if drawn := picture(question, study):
-        print(f"Picture: {drawn}")
+        return INTERRUPTED
+    print(f"\n{write_report(study, trials)}")
+    for path in draw(study, trials):
+        print(f"Picture: {path}")
     return 0
 
 

@@ -36,6 +36,7 @@ NOT_IDENTITY: dict[str, str] = {
 SOURCES: dict[str, str] = {
     "transform": "stands in the model, where the model has a transformer",
     "backbone": "stands in the model, where the model has a backbone",
+    "requires": "names keys under which the overrides of a required run stand",
     "schedules": "stands in the trainer, the optimiser, the backbone and the task",
     "networks": "stands in the model, where the model has what it is about",
     "pool": "earlier runs: stands in the model",

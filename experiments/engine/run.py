@@ -17,11 +17,13 @@ from experiments.engine import checkpoint, identity, rundir
 from experiments.engine.build import UserError, build, with_arguments
 from experiments.engine.compute import DEVICES, PRECISIONS, choose
 from experiments.engine.distributed import Group, process_group
+from experiments.engine.durations import duration
 from experiments.engine.history import History
 from experiments.engine.interfaces import Data, Section, Task
 from experiments.engine.loop import Cadence, Observer, Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
 from experiments.engine.provenance import git_revision, versions
+from experiments.engine.required import with_run_dirs
 from experiments.engine.result import Result
 from experiments.engine.tracking import MODES, Tracker, under_agent
 from experiments.engine.wandb_run import log_finished_run, log_result, start_tracker, upload_files
@@ -202,7 +204,7 @@ def _prepare(cfg: DictConfig, folder: Path, group: Group) -> _Prepared:
     """Builds everything that is trained, and loads the last checkpoint if there is one."""
     compute = choose(cfg.device, cfg.trainer.precision, cfg.threads)
     data, model = assemble(cfg, compute.device)
-    task: Task = build(cfg.task)
+    task: Task = build(with_run_dirs(cfg).task)
     task.to(compute.device)
     model = group.prepare(model, task)
     settings: Any = OmegaConf.to_container(cfg.optimizer, resolve=True)
@@ -253,15 +255,8 @@ def _announce(run: _Prepared, step_seconds: float) -> None:
     log.info(
         "%s %s, %s parameters, %s steps of %d on %s in %s: about %s (%.0f ms a step).%s",
         facts["experiment"], network, f"{facts['parameters']:,}", f"{steps:,}", trainer.batch_size,
-        compute.name, compute.precision, _duration(steps * step_seconds), 1000 * step_seconds, hint,
+        compute.name, compute.precision, duration(steps * step_seconds), 1000 * step_seconds, hint,
     )  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}" if unit != "min" else f"{seconds / size:.0f} min"
-    return f"{seconds:.0f} s"
 
 
 class _Recorder(Observer):

@@ -6,6 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from experiments.engine.durations import duration
 from experiments.report.grid import markdown_table
 from experiments.report.render import COMMAND
 from experiments.report.results import Result
@@ -13,14 +14,6 @@ from experiments.report.tables import Table, placed
 
 # (table title, schedule) -> seconds that each missing run takes by the estimate, None where nothing like it is finished
 Missing = Mapping[tuple[str, str], Sequence[float | None]]
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 12 min, 1.6 h, 1,301 h."""
-    hours = seconds / 3600
-    if hours < 1.5:
-        return f"{max(round(seconds / 60), 1)} min"
-    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def costs_page(tables: Sequence[Table], results: Iterable[Result], missing: Missing, device: str) -> str:

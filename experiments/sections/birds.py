@@ -13,7 +13,6 @@ from experiments.engine.smoothing import SmoothedClassification
 from experiments.report import Result, Row, Section, Table
 from stn import Transform
 from stn.datasets.bird_lists import BODY, HEAD, PARTS
-from stn.models.images import tiling
 
 EXPERIMENTS = {
     "cub_cnn_224": "CNN, 224 px",
@@ -149,6 +148,8 @@ def region_hits(model: Any, theta: Tensor, parts: Tensor) -> dict[str, float]:
     Returns:
         `st{k}_{region}`, `start{k}_{region}` and `random_{region}` of `BirdClassification`, in percent.
     """
+    from stn.models.images import tiling  # torchvision: slow to import
+
     transform, count = model.transformers.transform, theta.shape[1]
     starts = tiling(transform, count).to(theta.device)
     generator = torch.Generator().manual_seed(0)

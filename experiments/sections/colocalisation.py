@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.engine import checkpoint, rundir
+from experiments.engine import checkpoint
 from experiments.engine.build import UserError
-from experiments.engine.configuration import configuration
-from experiments.engine.identity import identity
 from experiments.engine.interfaces import Aux, Batch, Sums, Task
-from experiments.engine.run import load_run, run
+from experiments.engine.run import load_run
 from experiments.engine.task import Classification
 from experiments.report import Result, Row, Section, Table
 from stn import sample
@@ -29,6 +27,7 @@ PAPER: dict[Row, dict[str, float]] = {
         str(digit): float(share) for digit, share in enumerate((81, 82, 88, 75, 94, 84, 93, 85, 89, 87))
     },
 }
+Embedding = tuple[CNN, Result]  # a network and its result
 PRIORITY: tuple[Row, ...] = (("T", "attention"), ("TC", "attention"))
 PATCHES = {"T": 0, "TC": 16}  # data set of the paper -> patches of clutter in an image
 MIN_IOU = 0.5  # a digit counts as found where the intersection over union of the boxes is above this
@@ -79,55 +78,27 @@ COLOCALISATION = Table(
 )
 
 
-def embedding(
-    overrides: Sequence[str], *, run_dir: str | None = None, circumstances: Mapping[str, Any] | None = None
-) -> tuple[CNN, Result]:
-    """The CNN that describes crops, and its result: the run that `overrides` make, trained where it has not been.
+def embedding(run_dir: str, *, data_dir: str | None = None) -> Embedding:
+    """The CNN that describes crops, and its result.
 
-    overrides: of `train.py`; a network `cnn` on images of the crops' size.   run_dir: a finished run to take instead.
-    circumstances: key -> value of what changes no result: where data are, on what to train.
-    Training it leaves the random state of the caller as it was.
-    raises: UserError where the run is not of a CNN, or not finished.
+    Args:
+        run_dir: the directory of a finished run of a network `cnn` on images of the crops' size.
+        data_dir: where data sets are; None: where the run had them.
+
+    Raises:
+        UserError: where the run is not finished, or its network is not a CNN.
     """
-    circumstances = circumstances or {}
-    if run_dir is None:
-        chosen = [*overrides, *(f"{key}={_quoted(value)}" for key, value in circumstances.items())]
-        cfg = configuration(chosen)
-        told = [
-            one for one in overrides if _matters(one, chosen)
-        ]  # as a user would: the directory's name says it all
-        folder = rundir.run_dir(cfg, told)
-        state = checkpoint.random_state()
-        run(cfg, told, wait=True)
-        checkpoint.restore_random_state(state)
-    else:
-        folder = Path(run_dir)
+    folder = Path(run_dir)
     if not (folder / "result.json").exists():
         raise UserError(
             f"{folder} has no result.json: task.embedding.run_dir= names a finished run of model=cnn, or nothing."
         )
-    _, model, _ = load_run(folder, {"data_dir": circumstances.get("data_dir")})
+    _, model, _ = load_run(folder, {"data_dir": data_dir})
     if not isinstance(model, CNN):
         raise UserError(
             f"{folder} holds a {type(model).__name__}, and crops are described by a CNN: model=cnn."
         )
     return model, Result.read(folder / "result.json")
-
-
-def _matters(override: str, overrides: Sequence[str]) -> bool:
-    """Whether the configuration is another one without it."""
-    without = [one for one in overrides if one != override]
-    return identity(configuration(without)) != identity(configuration(overrides))
-
-
-def _quoted(value: Any) -> str:
-    """As Hydra's overrides have it: null, or a string in quotes where it is one."""
-    if value is None:
-        return "null"
-    return "'" + value.replace("'", r"\'") + "'" if isinstance(value, str) else str(value)
-
-
-Embedding = tuple[CNN, Result]  # a network and its result
 
 
 class Colocalisation(Task):

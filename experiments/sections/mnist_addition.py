@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,11 +127,13 @@ class Addition(Classification):
         metrics, predictions = super().evaluate(model, batches)
         if not hasattr(model, "transformers"):
             return metrics, predictions
+        transformers: Any = model.transformers
+        transform: Transform = transformers.transform
         model.eval()
         shares, places, windows = [], [], []
         for images, _ in batches:
             theta = model(images)[1]["theta"]  # (B, K, P)
-            transform, each = model.transformers.transform, theta.unbind(1)
+            each = theta.unbind(1)
             shares.append(torch.stack([mass_inside(images, transform, one) for one in each], 1))
             middle = torch.zeros(1, 2, device=images.device)
             windows.append(torch.stack([transform.map_points(one, middle)[:, 0] for one in each], 1))

@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from experiments.engine.files import ROOT
 from experiments.engine.machine import threads_of
 
-LOG = "train.log"  # in the run directory: what a training prints that does not own the terminal
 GRACE = 20.0  # seconds that a stopped training has to end by itself
 LOOK = 0.5  # seconds between two looks at a training that is watched
 # Before Slurm ends a job it signals every process in it, the training too.
@@ -73,18 +72,6 @@ def stop_all() -> None:
     """Stops the trainings of all threads of this program: Ctrl-C reaches the main one alone."""
     for process in list(_running):
         _stop(process)
-
-
-def last_line(log: Path) -> str:
-    """What a training said last."""
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "stopped")
-
-
-def told_device(overrides: Iterable[str]) -> str:
-    """The device that these overrides ask for."""
-    told = [override.partition("=")[2] for override in overrides if override.startswith("device=")]
-    return told[-1] if told else "auto"
 
 
 def _under_slurm() -> bool:

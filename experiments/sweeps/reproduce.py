@@ -1,77 +1,38 @@
 """Fills one table or all: lists missing cells, trains what a time budget allows, publishes what is finished.
 
-Everything is kept in two places only: run directories (resumable, `outputs/`) and published results
-(`results/runs/<experiment>/<run>.json`, one file a run, so that results of several machines merge without conflict).
+Everything is kept in two places only: run directories (resumable, `outputs/`) and published results (`results/`).
 """
 
-import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig
+from tqdm import tqdm
 
-from experiments.engine import rundir
 from experiments.engine.build import UserError
-from experiments.engine.cli import BUSY
-from experiments.engine.configuration import composing
+from experiments.engine.configuration import CONFIGS, composing
+from experiments.engine.durations import duration
 from experiments.engine.files import ROOT
-from experiments.engine.identity import config_hash, decides, identity
-from experiments.engine.machine import threads_of, usual_jobs
+from experiments.engine.identity import config_hash, decides
+from experiments.engine.machine import threads_of
+from experiments.engine.overrides import Overrides
+from experiments.engine.required import Compose
 from experiments.engine.result import Result
-from experiments.report import Row, Table, details
+from experiments.report import Row, Table
 from experiments.sections import TABLES
-from experiments.sweeps import estimates, process
-from experiments.sweeps.estimates import Estimate, Finished
-from experiments.sweeps.process import LOG, told_device
+from experiments.sweeps.estimates import Estimator, device_of, finished_runs
+from experiments.sweeps.job import INTERRUPTED, Job, Outcome, blocked, outcome, summary, unfinished
+from experiments.sweeps.pool import run_pool
+from experiments.sweeps.publish import publish, refuse_dirty_tree
 
 ALL = "all"  # of them
-# Rows by which a table comes later in `all`: crops are described by Table 1's CNN, which is then trained already.
-LATER = {"colocalisation": 1}
-LAUNCHERS_OWN = "hydra.launcher."  # overrides that start so
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a table: what train.py is told, and where its result goes."""
-
-    overrides: tuple[str, ...]
-    folder: Path  # the run directory
-    published: Path  # results/runs/<experiment>/<run>.json
-    config: dict[str, Any]
-    seed: int
-
-    @property
-    def label(self) -> str:
-        return f"{self.published.parent.name}/{self.published.stem}"
-
-    @property
-    def started(self) -> bool:
-        return (self.folder / "last.pt").exists()
-
-    @property
-    def left(self) -> float:
-        """The share of the training that is to be done, by its last logged step: 1 without a checkpoint."""
-        iterations = int(self.config["trainer"]["iterations"])
-        return 1 - min(_last_step(self.folder / "metrics.jsonl") / iterations, 1) if self.started else 1.0
-
-    def result(self) -> Result | None:
-        """The finished result of this very configuration, published or in the run directory."""
-        held = (
-            rundir.held_result(path, self.config) for path in (self.published, self.folder / "result.json")
-        )
-        return next((result for result in held if result is not None), None)
+LAUNCHER = "hydra.launcher"  # above a launcher's own settings
 
 
 def plan(
@@ -82,47 +43,58 @@ def plan(
     results: Path,
     extra: Sequence[str] = (),
     dataset: str | None = None,
-) -> list[Run]:
-    """All runs of a table, the most telling first: seed by seed, and in each the rows by the table's `priority`.
+) -> list[Job]:
+    """All runs of a table, the most informative first: seed by seed, and in each the rows by the table's `priority`.
 
-    table: "all" for every table: seed by seed, the first row of each, then the second of each ...
-    dataset: another than the experiments' own, such as cub50; with "all", only the tables whose images are of its kind.
-    extra: overrides of circumstances (device=, threads=, data_dir=, output_dir=, wandb.mode=).
-    raises: UserError for an unknown table, trainer or data set, a data set that does not fit, or an override that would
-    change what is measured.
+    The runs that they require are among them only where they stand in the table too; see `unfinished`.
+
+    Args:
+        table: "all" for every table: seed by seed, the first row of each, then the second of each ...
+        trainer: a schedule.
+        seeds: of every cell.
+        results: where results are published.
+        extra: overrides that decide no result (device=, threads=, data_dir=, output_dir=, wandb.mode=); a launcher's
+            settings may be among them.
+        dataset: another than the experiments' own, such as cub50; with "all", only the tables whose images are of its
+            kind.
+
+    Raises:
+        UserError: for an unknown table, trainer or data set, a data set that does not fit, or an override that would
+            change what is measured.
     """
     if table not in (*TABLES, ALL):
         raise UserError(f"There is no table {table!r}: choose {' or '.join(TABLES)}, or {ALL}.")
-    trainers = sorted(path.stem for path in (ROOT / "configs" / "trainer").glob("*.yaml"))
-    if trainer not in trainers:
-        raise UserError(f"There is no trainer {trainer!r}: choose one of {', '.join(trainers)}.")
-    extra = [override for override in extra if not override.startswith(LAUNCHERS_OWN)]
-    for override in extra:
-        if decides(override.split("=")[0]):
-            raise UserError(f"{override} would change what a cell measures; use train.py for that.")
-    datasets = sorted(path.stem for path in (ROOT / "configs" / "dataset").glob("*.yaml"))
-    if dataset is not None and dataset not in datasets:
-        raise UserError(f"There is no dataset {dataset!r}: choose one of {', '.join(datasets)}.")
-    elsewhere = [] if dataset is None else [f"dataset={dataset}"]
+    _one_of("trainer", trainer)
+    shared = Overrides.parse(extra).without(LAUNCHER)
+    for override in shared.only(decides):
+        raise UserError(f"{override.input_line} would change what a cell measures; use train.py for that.")
+    if dataset is not None:
+        _one_of("dataset", dataset)
+    more = [*([] if dataset is None else [f"dataset={dataset}"])]
     with composing() as make:
         fitting = [name for name in TABLES if dataset is None or _fits(make, dataset, TABLES[name])]
         chosen = fitting if table == ALL else [name for name in fitting if name == table]
         if not chosen:
             whose = "any table" if table == ALL else f"the table {table}"
             raise UserError(f"--dataset {dataset} is not of the kind of images that {whose} is about.")
-        by_cell: list[tuple[int, list[Run]]] = []
-        for name in chosen:
-            definition = TABLES[name]
+        cells = []  # (rank of the row, table, row, column)
+        for definition in (TABLES[name] for name in chosen):
             rows = definition.priority or tuple(definition.rows)
+            cells += [(rows.index(row), definition, row, column) for row, column in places(definition, rows)]
+        cells.sort(key=lambda cell: cell[0])
+        by_cell = []
+        # On a terminal: composing takes a tenth of a second a cell.
+        for _, definition, row, column in tqdm(
+            cells, desc="planning", unit="cell", leave=False, disable=None
+        ):
             named = definition.trainers.get(trainer, trainer)
-            later = LATER.get(name, 0) if table == ALL else 0
-            for row, column in places(definition, rows):
-                cell = [*definition.overrides(row, column), *elsewhere]
-                runs = _runs(make, cell, named, seeds, results, extra)
-                by_cell.append((rows.index(row) + later, runs))
-    by_cell.sort(key=lambda one: one[0])
-    planned = [runs[i] for i in range(len(seeds)) for _, runs in by_cell]
-    return list({run.published: run for run in planned}.values())
+            words = [*definition.overrides(row, column), *more, f"trainer={named}", *shared.words]
+            by_cell.append(_jobs(make, words, seeds, results, (definition.name, row, column)))
+    planned = {jobs[i].folder: jobs[i] for i in range(len(seeds)) for jobs in by_cell}
+    return [
+        replace(job, requires=tuple(planned.get(one.folder, one) for one in job.requires))
+        for job in planned.values()
+    ]
 
 
 def places(table: Table, rows: Sequence[Row]) -> list[tuple[Row, str]]:
@@ -135,80 +107,39 @@ def places(table: Table, rows: Sequence[Row]) -> list[tuple[Row, str]]:
     ]
 
 
-def _fits(make: Callable[[Sequence[str]], DictConfig], dataset: str, table: Table) -> bool:
+def _one_of(group: str, name: str) -> None:
+    known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"There is no {group} {name!r}: choose one of {', '.join(known)}.")
+
+
+def _fits(make: Compose, dataset: str, table: Table) -> bool:
     """Whether a data set is of the kind of the table's own."""
     theirs, ours = (make([f"dataset={name}"]).dataset._target_ for name in (dataset, table.dataset))
     return bool(theirs == ours)
 
 
-def _runs(
-    make: Callable[[Sequence[str]], DictConfig],
-    cell: Sequence[str],
-    trainer: str,
-    seeds: Sequence[int],
-    results: Path,
-    extra: Sequence[str],
-) -> list[Run]:
-    """A cell's runs, one a seed.   cell: the overrides that make it."""
-    overrides = [*cell, f"trainer={trainer}", *extra]
-    cfg = make(overrides)
-    runs = []
+def _jobs(
+    make: Compose, words: Sequence[str], seeds: Sequence[int], results: Path, cell: tuple[str, Row, str]
+) -> list[Job]:
+    """A cell's jobs, one a seed, from one composed configuration."""
+    cfg = make(words)
+    jobs = []
     for seed in seeds:
-        cfg.seed = seed
-        folder = rundir.run_dir(cfg, overrides)
-        name = f"{rundir.run_name(cfg, overrides)}-{folder.name}.json"  # the folder's may be an older one
-        published = results / "runs" / cfg.experiment / name
-        runs.append(Run((*overrides, f"seed={seed}"), ROOT / folder, published, identity(cfg), seed))
-    return runs
+        seeded = cfg.copy()
+        seeded.seed = seed
+        told = [*words, f"seed={seed}"]
+        jobs.append(Job.of(seeded, told, root=ROOT, results=results, cell=cell, make=make))
+    return jobs
 
 
-def publish(runs: Sequence[Run]) -> list[Path]:
-    """Copies finished results from run directories to results/runs/, their predictions and learning curves to
-    results/details/, and the first seed's pictures to results/figures/.
-
-    returns: the result files that are new or changed.
-    """
-    written = []
-    for run in runs:
-        result = run.result()
-        path = run.published
-        new = result is not None and (not path.exists() or Result.read(path) != result)
-        if new:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            result.write(path)
-            written.append(path)
-            if run.seed == 0:
-                _publish_pictures(run)
-        if result is not None and (new or not details.details_path(path).exists()):
-            own = run.folder / "result.json"
-            if own.exists() and Result.read(own) == result:
-                details.keep(run.folder, path)
-    return written
-
-
-def _publish_pictures(run: Run) -> None:
-    figures = run.published.parents[2] / "figures" / run.published.parent.name
-    for picture in sorted([*run.folder.glob("*.png"), *run.folder.glob("*.gif")]):
-        figures.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(picture, figures / f"{run.published.stem}-{picture.name}")
-
-
-def estimate(run: Run, finished: Sequence[Finished], device: str) -> Estimate | None:
-    """The time that a run still takes, as `estimates.estimate` has it; what its own checkpoint has done is taken off.
-
-    finished: of any table.   device: that it will run on.
-    """
-    whole = estimates.estimate(run.config, finished, device, list(TABLES.values()))
-    return whole and replace(whole, seconds=whole.seconds * run.left)
-
-
-def evidence(runs: Sequence[Run]) -> list[Finished]:
+def evidence(jobs: Sequence[Job]) -> list[Result]:
     """Every finished run where these are published and where their run directories are, of whatever table."""
-    published = {run.published.parents[1] for run in runs}
-    folders = {run.folder.parents[2] for run in runs}
+    published = {job.published.parents[1] for job in jobs if job.published}
+    folders = {job.folder.parents[2] for job in jobs}
     paths = [path for root in published for path in root.glob("*/*.json")]
     paths += [path for root in folders for path in root.glob("*/*/seed_*/result.json")]
-    return estimates.finished_runs(paths)
+    return finished_runs(paths)
 
 
 def missing(
@@ -225,39 +156,21 @@ def missing(
         that the seconds are for: the one that most finished runs used.
     """
     known = {config_hash(result.config) for result in finished}
-    evidence = [Finished(identity(r.config), r.wall_seconds, r.device) for r in finished]
-    evidence = [run for run in evidence if run.seconds_per_image > 0]
     devices = Counter(result.device for result in finished)
     device = max(sorted(devices), key=lambda name: devices[name], default="")
-    definitions = list(TABLES.values())
+    estimate = Estimator(finished, device, list(TABLES.values()))
     found: dict[tuple[str, str], list[float | None]] = {}
     for name, table in TABLES.items():
         for trainer in ("paper", "fast"):
-            runs = plan(name, trainer=trainer, seeds=seeds, results=ROOT / "results")
-            lacking = [run for run in runs if config_hash(run.config) not in known]
-            each = [estimates.estimate(run.config, evidence, device, definitions) for run in lacking]
-            schedule = str(runs[0].config["trainer"]["name"])
+            jobs = plan(name, trainer=trainer, seeds=seeds, results=ROOT / "results")
+            each = [estimate(job, whole=True) for job in jobs if config_hash(job.identity) not in known]
+            schedule = str(jobs[0].cfg.trainer.name)
             found[table.title, schedule] = [one.seconds if one else None for one in each]
     return found, device
 
 
-def _last_step(path: Path) -> int:
-    """The step of the last whole line of a metrics.jsonl, 0 without one."""
-    if not path.exists():
-        return 0
-    with open(path, "rb") as file:
-        file.seek(max(path.stat().st_size - 10_000, 0))  # of a long one
-        lines = file.read().splitlines()
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):  # cut short
-            continue
-    return 0
-
-
 def parse_budget(text: str | None) -> float:
-    """ "90s", "30m", "2h", "1h30m" in seconds; None is without end. raises: UserError for anything else."""
+    """ "90s", "30m", "2h", "1h30m" in seconds; None is without end. Raises UserError for anything else."""
     if text is None:
         return float("inf")
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
@@ -268,143 +181,202 @@ def parse_budget(text: str | None) -> float:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """ "0,1,2" as numbers.   raises: UserError for anything else."""
+    """ "0,1,2" as numbers. Raises UserError for anything else."""
     if not all(seed.isdigit() for seed in text.split(",")):
         raise UserError(f"--seeds {text} is not a list of seeds: write 0,1,2.")
     return [int(seed) for seed in text.split(",")]
 
 
 def reproduce(
-    runs: Sequence[Run],
+    jobs: Sequence[Job],
     *,
     budget: float = float("inf"),
-    dry_run: bool = False,
-    jobs: int | None = None,
-    launcher: str | None = None,
-    told: Sequence[str] = (),
-    say: Callable[[str], None] = print,
-) -> dict[str, list[str]]:
-    """Trains the missing runs in order, until none is missing or the budget (seconds) is spent.
+    at_once: int = 1,
+    publishing: bool = True,
+    report: Callable[[str], object] = print,
+) -> list[Outcome]:
+    """Trains the missing runs in order, until none is missing or the budget is spent, and publishes what is finished.
 
-    A run that would not end within the budget is started all the same: it is stopped in time, and the same command
-    goes on from its checkpoint. A run known to need more than is left gives way to a later one that fits.
-    jobs: so many at a time, the processor's cores divided among them; what each prints goes to train.log in its run
-    directory. None: as many as `usual_jobs` says.
-    launcher: a file of configs/launcher, which gets all of them at once instead.
-    told: the command line's overrides, some of which may be the launcher's.
-    returns: labels of the runs `done` (before and now), `failed`, and `open`.
-    raises: UserError for fewer jobs than one, or what does not go together.
+    A run starts when those that it requires are finished. A run that would not end within the budget is started all the
+    same: it is stopped in time, and the same command goes on from its checkpoint. A run known to need more than is left
+    gives way to a later one that fits.
+
+    Args:
+        jobs: of `plan`.
+        budget: seconds.
+        at_once: so many at a time, the processor's cores divided among them; above one, what each prints goes to
+            train.log in its run directory.
+        publishing: whether finished results are published.
+        report: is given the lines for the terminal.
+
+    Returns:
+        An outcome for each run, those that others require among them.
+
+    Raises:
+        UserError: where results would be published and the code is not committed.
     """
-    settings = [one for one in told if one.startswith(LAUNCHERS_OWN)]
-    if launcher and (jobs is not None or budget < float("inf")):
-        raise UserError("--budget and --jobs are for runs on this machine: leave them out with --launcher.")
-    if settings and not launcher:
-        raise UserError(f"{settings[0]} is a launcher's: give --launcher too.")
-    if launcher and not dry_run:
-        return fan_out(runs, launcher, settings, say)
-    jobs = usual_jobs(told_device(told)) if jobs is None else jobs
-    if jobs < 1:
-        raise UserError(f"--jobs {jobs} is not valid: it is a whole number from 1.")
-    outcome: dict[str, list[str]] = {"done": [], "failed": [], "open": []}
-    publish([] if dry_run else runs)
-    missing = [run for run in runs if run.result() is None]
-    outcome["done"] = [run.label for run in runs if run not in missing]
-    say(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {len(missing)} missing.")
-    device = estimates.device_of(runs[0].overrides if runs else (), threads_of(jobs) if jobs > 1 else None)
-    if dry_run:
-        _list(missing, evidence(runs), device, jobs, say)
-        outcome["open"] = [run.label for run in missing]
-        return outcome
+    outcomes, waiting = _begin(jobs, publishing, report)
+    count = len(waiting)
+    estimate = Estimator([], "", ())
 
-    end = time.monotonic() + budget
-    waiting = list(missing)
-    lock = threading.Lock()
-    ended = threading.Event()
+    def next_job(left: float) -> Job | None:
+        for job in list(waiting):
+            if (hindered := blocked(job, outcomes)) is not None:
+                outcomes[job.folder] = hindered
+                waiting.remove(job)
+        ready = [job for job in waiting if all(one.trained() for one in job.requires)]
+        if not ready:
+            return None
+        job = next((job for job in ready if _seconds(job, estimate) <= left), ready[0])
+        waiting.remove(job)
+        report(f"\n{job.label}  ({count - len(waiting)} of {count})")
+        return job
 
-    def work() -> None:
-        while not ended.is_set():
-            with lock:
-                left = end - time.monotonic()
-                if not waiting or left <= 0:
-                    return
-                known = evidence(runs) if left < float("inf") else []
-                fits = [
-                    run for run in waiting if not (e := estimate(run, known, device)) or e.seconds <= left
-                ]
-                run = (fits or waiting)[0]
-                waiting.remove(run)
-                say(f"\n{run.label}  ({len(runs) - len(waiting)} of {len(runs)})")
-            status = _train(run, left, jobs)
-            with lock:
-                publish([run])
-                result = run.result()
-                kind = "done" if result is not None else "open" if status in (None, BUSY) else "failed"
-                outcome[kind].append(run.label)
-                if jobs > 1:
-                    why = rundir.failure(run.folder) or process.last_line(run.folder / LOG)
-                    say(f"{run.label}: {result.summary if result else why}")
+    def ended(job: Job, status: int | None) -> None:
+        nonlocal estimate
+        outcomes[job.folder] = outcome(job, status)
+        if publishing:
+            publish([job], report)
+        if at_once > 1:
+            report(str(outcomes[job.folder]))
+        if budget < float("inf"):
+            estimate = _estimator(jobs, at_once)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for worker in [pool.submit(work) for _ in range(jobs)]:
-                worker.result()
-        except BaseException:  # Ctrl-C, above all: the trainings are told too, and keep their checkpoints
-            ended.set()
-            process.stop_all()
-            raise
-    outcome["open"] += [run.label for run in waiting]
-    say(f"\n{len(outcome['done'])} finished, {len(outcome['open'])} open, {len(outcome['failed'])} failed.")
-    for label in outcome["failed"]:
-        say(f"  failed  {label}")
-    if outcome["open"]:
-        say("The same command goes on where this one stopped.")
-    return outcome
+    if budget < float("inf"):
+        estimate = _estimator(jobs, at_once)
+    run_pool(next_job, ended, at_once=at_once, budget=budget)
+    for job in waiting:
+        outcomes.setdefault(job.folder, Outcome(job.label, "open"))
+    return _end(outcomes, report)
 
 
-def fan_out(
-    runs: Sequence[Run], launcher: str, settings: Sequence[str] = (), say: Callable[[str], None] = print
-) -> dict[str, list[str]]:
+def launch(
+    jobs: Sequence[Job],
+    launcher: str,
+    settings: Sequence[str] = (),
+    *,
+    publishing: bool = True,
+    report: Callable[[str], object] = print,
+) -> list[Outcome]:
     """Hands the missing runs to one of Hydra's launchers, as one sweep, waits for them and publishes what is finished.
 
-    launcher: a file of configs/launcher.   settings: of it, such as hydra.launcher.partition=gpu.
-    returns: as `reproduce`.   raises: UserError for an unknown launcher.
+    Args:
+        jobs: of `plan`.
+        launcher: a file of configs/launcher.
+        settings: of it, such as hydra.launcher.partition=gpu.
+        publishing, report: as of `reproduce`.
+
+    Returns:
+        As `reproduce`.
+
+    Raises:
+        UserError: as `reproduce`, and for an unknown launcher.
+        KeyboardInterrupt: where the sweep was interrupted.
     """
-    known = sorted(path.stem for path in (ROOT / "configs" / "launcher").glob("*.yaml"))
-    if launcher not in known:
-        raise UserError(f"There is no launcher {launcher!r}: choose one of {', '.join(known)}.")
-    publish(runs)
-    missing = [run for run in runs if run.result() is None]
-    say(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {len(missing)} missing.")
-    if missing:
+    _one_of("launcher", launcher)
+    outcomes, waiting = _begin(jobs, publishing, report)
+    status = 0
+    if waiting:
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-            file.write("".join(f"{shlex.join(run.overrides)}\n" for run in missing))
+            file.write("".join(f"{shlex.join(job.overrides.words)}\n" for job in waiting))
             file.flush()
             command = [sys.executable, "train.py", "-m", f"hydra.sweeper.file={file.name}"]
-            subprocess.run([*command, f"launcher={launcher}", *settings], cwd=ROOT, check=False)
-    publish(missing)
-    outcome: dict[str, list[str]] = {"done": [], "failed": [], "open": []}
-    for run in runs:
-        failed = rundir.failure(run.folder)
-        outcome["done" if run.result() is not None else "failed" if failed else "open"].append(run.label)
-    return outcome
+            command += [f"launcher={launcher}", *settings]
+            status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if publishing:
+        publish(waiting, report)
+    outcomes |= {job.folder: outcome(job, None) for job in waiting}
+    ended = _end(outcomes, report)
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    return ended
 
 
-def _list(
-    missing: Sequence[Run], finished: Sequence[Finished], device: str, jobs: int, say: Callable[[str], None]
+def overview(
+    jobs: Sequence[Job], *, at_once: int = 1, listed: bool = False, report: Callable[[str], object] = print
 ) -> None:
-    """What is missing, how long each takes and by what this is known, and the sum."""
-    known = [estimate(run, finished, device) for run in missing]
-    for run, one in zip(missing, known, strict=True):
-        say(f"  {'started' if run.started else 'missing'}  {run.label}  {one or 'unknown'}")
-    if missing:
-        hours = sum(one.seconds for one in known if one) / 3600
-        at_once = f", {hours / jobs:.1f} h with {jobs} at a time" if jobs > 1 else ""
-        say(
-            f"In all {hours:.1f} h of runs on {device}{at_once}; unknown: {known.count(None)} of {len(missing)} runs."
+    """What is missing and how long it takes: a line for each table, and the sum. Trains and writes nothing.
+
+    Args:
+        jobs: of `plan`.
+        at_once: so many runs at a time.
+        listed: also a line for each missing run.
+        report: is given the lines for the terminal.
+    """
+    waiting = unfinished(jobs)
+    estimate = _estimator(jobs, at_once)
+    known = {job.folder: estimate(job) for job in waiting}
+    lines = []
+    for name in [*TABLES, ""]:
+        cells = {job.cell for job in jobs if _table(job) == name}
+        left = [job for job in waiting if _table(job) == name]
+        if cells or left:
+            filled = len(cells) - len({job.cell for job in left if job.result() is None})
+            of_cells = f"{filled} of {len(cells)}" if name else ""
+            seconds = [one.seconds for job in left if (one := known[job.folder])]
+            time = duration(sum(seconds)) if seconds or not left else "unknown"
+            title = TABLES[name].title if name else "required by them"
+            lines.append([title, of_cells, str(len(left)), time, str(len(left) - len(seconds))])
+    heads = ["table", "cells filled", "runs missing", "time left", "runs of unknown time"]
+    report(_columns([heads, *lines]))
+    total = sum(one.seconds for one in known.values() if one)
+    at_a_time = f", {duration(total / at_once)} with {at_once} at a time" if at_once > 1 else ""
+    report(
+        f"In all {duration(total)} of runs on {estimate.device}{at_a_time}; "
+        f"unknown: {list(known.values()).count(None)} of {len(waiting)} runs."
+    )
+    for job in waiting if listed else ():
+        report(f"  {'started' if job.started else 'missing'}  {job.label}  {known[job.folder] or 'unknown'}")
+    if waiting and not listed:
+        report("Each run: --list.")
+
+
+def _begin(
+    jobs: Sequence[Job], publishing: bool, report: Callable[[str], object]
+) -> tuple[dict[Path, Outcome], list[Job]]:
+    """Publishes what is finished. Returns the outcomes of finished runs, and the runs to make, in order."""
+    waiting = unfinished(jobs)
+    if publishing and waiting:
+        refuse_dirty_tree()
+    if publishing:
+        publish(jobs, report)
+    open_folders = {job.folder for job in waiting}
+    finished = [job for job in jobs if job.folder not in open_folders]
+    outcomes = {job.folder: Outcome(job.label, "skipped", "finished before") for job in finished}
+    report(f"{len(finished) + len(waiting)} runs: {len(finished)} finished, {len(waiting)} missing.")
+    return outcomes, waiting
+
+
+def _end(outcomes: dict[Path, Outcome], report: Callable[[str], object]) -> list[Outcome]:
+    """Prints the summary, without a line for a run that was finished before or not begun."""
+    ended = list(outcomes.values())
+    shown = [one for one in ended if one.kind in ("done", "failed") or (one.kind == "open" and one.reason)]
+    report(summary(ended, shown))
+    return ended
+
+
+def _columns(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of texts as columns for the terminal: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(text.rjust(n) for text, n in zip(line[1:], widths[1:], strict=True))]
         )
+        for line in lines
+    )
 
 
-def _train(run: Run, timeout: float, share: int = 1) -> int | None:
-    """As `process.train`; a run that shares the processor with others prints into a file."""
-    log = run.folder / LOG if share > 1 else None
-    return process.train(run.overrides, timeout=timeout, share=share, log=log)
+def _table(job: Job) -> str:
+    return job.cell[0] if job.cell else ""
+
+
+def _seconds(job: Job, estimate: Estimator) -> float:
+    """The time that a job takes, 0 where it is not known."""
+    known = estimate(job)
+    return known.seconds if known else 0.0
+
+
+def _estimator(jobs: Sequence[Job], at_once: int) -> Estimator:
+    overrides = jobs[0].overrides if jobs else Overrides()
+    device = device_of(overrides, threads_of(at_once) if at_once > 1 else None)
+    return Estimator(evidence(jobs), device, list(TABLES.values()))

@@ -34,7 +34,8 @@ def lines(page):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(5, "1 min"), (2700, "45 min"), (5400, "1.5 h"), (11160, "3.1 h"), (359_000, "99.7 h"), (4_683_600, "1,301 h")],
+    [(5, "5 s"), (90, "2 min"),
+     (2700, "45 min"), (5400, "1.5 h"), (11160, "3.1 h"), (359_000, "99.7 h"), (4_683_600, "1,301 h")],
 )  # fmt: skip
 def test_durations(seconds, text):
     assert duration(seconds) == text

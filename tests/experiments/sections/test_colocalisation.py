@@ -1,12 +1,16 @@
 """The triplet loss and the overlap by hand, the frozen network, and a run from nothing to its pictures."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from experiments.engine.build import UserError
+from experiments.engine.configuration import configuration
+from experiments.engine.files import ROOT
+from experiments.engine.identity import identity
+from experiments.engine.required import required, run_required
+from experiments.engine.result import Result
 from experiments.engine.run import run
 from experiments.sections import SECTIONS, colocalisation
 from experiments.sections.colocalisation import Colocalisation, embedding, iou, thin, triplet_hinge
@@ -120,7 +124,15 @@ def test_what_is_found_is_counted():
 def test_from_nothing_to_the_pictures(configure, images, tmp_path):
     overrides = [*SMALL, f"images={images}", "trainer.snapshot_every=2"]  # the last images= counts
     overrides.append("figures=true")
-    result = run(configure(*overrides), overrides, SECTIONS)
+    cfg = configure(*overrides)
+    with pytest.raises(
+        UserError,
+        match=r"^task\.embedding needs a run .*: python train\.py experiment=mnist_p",
+    ):
+        run(cfg, overrides, SECTIONS)
+    assert not list((tmp_path / "outputs").glob("mnist_p/*/seed_0/*"))  # building a task trains nothing
+    run_required(cfg, SECTIONS)
+    result = run(cfg, overrides, SECTIONS)
     assert {"test_localised", "test_iou", "test_embedding_error"} <= set(result.metrics)
     folder = next((tmp_path / "outputs" / "colocalisation").glob("*/seed_0"))
     assert (folder / "windows.png").stat().st_size > 1000 and (folder / "windows.gif").stat().st_size > 1000
@@ -128,37 +140,65 @@ def test_from_nothing_to_the_pictures(configure, images, tmp_path):
         f"step_{step:06d}.pt" for step in (0, 2, 4)
     ]
     assert torch.load(folder / "predictions.pt", weights_only=True).shape[1] == 4
-    # the network that describes crops was trained on the way, into a directory of its own
     assert len(list((tmp_path / "outputs").glob("mnist_p/*/seed_0/result.json"))) == 1
-    assert "circumstances" not in json.dumps(result.config)
+    assert result.config["task"]["embedding"]["run_dir"] is None
 
 
-def test_an_embeddings_name_says_only_what_differs():
-    overrides = [
-        "experiment=mnist_r",
-        "model=cnn",
-        *(one for one in TINY if "dataset" not in one),
+def test_what_a_run_requires_and_what_its_directory_is_called(configure, tmp_path):
+    words = [
+        "experiment=colocalisation",
+        "images=t",
+        "dataset.digit=3",
         "dataset=mnist",
+        "threads=2",
+        "device=auto",
     ]
-    told = [one for one in overrides if colocalisation._matters(one, overrides)]
-    assert "dataset=mnist" not in told and "model.width=4" in told
-    assert colocalisation._quoted("it's") == r"'it\'s'" and colocalisation._quoted(None) == "null"
+    (one,) = required(configure(*words, tiny=False))
+    assert one.folder == tmp_path / "outputs" / "mnist_p" / "cnn-fast" / "seed_0" and not one.finished
+    made = configuration(one.overrides)
+    assert (made.threads, made.output_dir) == (2, f"{tmp_path}/outputs")
+    assert identity(made) == identity(one.cfg) and (made.model.name, made.trainer.name) == ("cnn", "fast")
+    assert one.command == f"python train.py {' '.join(one.overrides)}"
+    assert "wandb.mode=disabled" not in one.overrides and "device=auto" not in one.overrides
+    assert required(configure(*words, "task.embedding.run_dir=there", tiny=False)) == []
+    assert required(configure("experiment=mnist_r")) == []
+    with pytest.raises(UserError, match=r"requires=model is not valid: model has no overrides and run_dir"):
+        required(configure("experiment=mnist_r", "requires=[model]"))
+
+
+def test_a_required_run_is_not_made_by_several_processes(configure, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="needs a run that is not finished: python train"):
+        run_required(configure(*SMALL))
+
+
+PUBLISHED = sorted((ROOT / "results" / "runs" / "colocalisation").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_published_runs_are_what_the_configuration_makes_today(path):
+    result = Result.read(path)
+    images = "tc" if "images=tc" in path.stem else "t"
+    words = [f"images={images}", f"dataset.digit={result.config['dataset']['digit']}"]
+    assert identity(configuration(["experiment=colocalisation", *words])) == identity(result.config)
 
 
 def test_the_same_numbers_whether_the_embedding_is_there_or_not(configure):
-    first = run(configure(*SMALL), SMALL)
-    again = run(configure(*SMALL, "output_dir=" + configure().output_dir + "/../again"), SMALL)
+    def both(*more):
+        cfg = configure(*SMALL, *more)
+        run_required(cfg)
+        return run(cfg, [*SMALL, *more])
+
+    first = both()
+    again = both("output_dir=" + configure().output_dir + "/../again")
     assert again.metrics == first.metrics
-    other = [*SMALL, "wandb.project=x"]
-    third = run(
-        configure(*other, "dataset.count=99"), [*other, "dataset.count=99"]
-    )  # embeddings are there now
+    third = both("wandb.project=x", "dataset.count=99")  # the embedding is there now
     assert third.metrics == first.metrics  # 99 is no limit: there are fewer
 
 
 def test_an_embedding_of_another_kind_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no result\.json: task\.embedding\.run_dir="):
-        embedding([], run_dir=str(tmp_path))
+        embedding(str(tmp_path))
     with pytest.raises(UserError, match=r"task\.held_share=2 is not valid"):
         Colocalisation(frozen(0), held_share=2)
     with pytest.raises(UserError, match=r"task\.crop=0 and task\.crop_ratio=1\.25 are not valid"):

@@ -1,26 +1,36 @@
 """How long a run takes: which finished runs say so, the nearest first, and what is said of them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from experiments import sections
 from experiments.engine.configuration import configuration
-from experiments.engine.identity import identity
-from experiments.engine.result import Result
+from experiments.engine.overrides import Overrides
 from experiments.sweeps import estimates
-from experiments.sweeps.estimates import Finished
+from experiments.sweeps.estimates import Estimator
+from experiments.sweeps.job import Job
+from tests.experiments.sweeps.conftest import result_of
 
-TABLES = list(sections.TABLES.values())
+TABLES_BY_NAME = sections.TABLES
+TABLES = list(TABLES_BY_NAME.values())
 HERE = "cpu: A, 1 thread"
 
 
 def made(*overrides):
-    return identity(configuration(overrides))
+    cfg = configuration(overrides)
+    places = [(table.name, table.place(result_of(cfg))) for table in TABLES]
+    cells = [(name, *place) for name, place in places if place and place[1] in TABLES_BY_NAME[name].columns]
+    return Job.of(cfg, overrides, root=Path("/nowhere"), cell=cells[0] if cells else None)
 
 
 def finished(*overrides, seconds, device=HERE):
-    return Finished(made(*overrides), seconds, device)
+    return result_of(configuration(overrides), seconds=seconds, device=device)
+
+
+def estimate(ours, runs):
+    return Estimator(runs, HERE, TABLES)(ours)
 
 
 def test_the_nearest_runs_say_it_and_are_named():
@@ -37,7 +47,7 @@ def test_the_nearest_runs_say_it_and_are_named():
     ]
 
     def say(*runs):
-        found = estimates.estimate(ours, [*nothing, *runs], HERE, TABLES)
+        found = estimate(ours, [*nothing, *runs])
         return found and (round(found.seconds), str(found))
 
     assert say() is None
@@ -53,21 +63,21 @@ def test_among_columns_the_one_of_most_similar_images_and_the_same_transform():
     other = finished("experiment=mnist_r", "model=st_fcn", "transform=tps", "trainer=fast", seconds=60.0)
     same = [finished(f"experiment=mnist_{e}", "model=st_fcn", "trainer=fast", seconds=s)
             for e, s in (("r", 60.0), ("e", 180.0))]  # fmt: skip
-    found = estimates.estimate(ours, [larger, other], HERE, TABLES)
+    found = estimate(ours, [larger, other])
     assert str(found) == "~1 min (from ST-FCN TPS on R)"
-    found = estimates.estimate(ours, [larger, other, *same], HERE, TABLES)
+    found = estimate(ours, [larger, other, *same])
     assert str(found) == "~2 min (from ST-FCN affine on R, E)"  # their median
 
 
 def test_another_size_of_volume_or_backbone_is_not_the_same_run():
     small = finished("experiment=mnist_3d", "dataset.distort.canvas=32", seconds=600.0)
-    assert str(estimates.estimate(made("experiment=mnist_3d"), [small], HERE, TABLES)) == (
+    assert str(estimate(made("experiment=mnist_3d"), [small])) == (
         "~10 min (from ST-CNN 3-D affine on 32 voxels a side)"
     )
     light = finished("experiment=cub_2st_224", "dataset=cub50", seconds=600.0)
-    assert estimates.estimate(made("experiment=cub_2st_224"), [light], HERE, TABLES) is None
+    assert estimate(made("experiment=cub_2st_224"), [light]) is None
     trained = finished("experiment=cub_2st_224", "backbone.weights=none", seconds=600.0)
-    found = estimates.estimate(made("experiment=cub_2st_224"), [trained], HERE, TABLES)
+    found = estimate(made("experiment=cub_2st_224"), [trained])
     assert found.seconds == pytest.approx(600.0) and found.near
 
 
@@ -75,9 +85,7 @@ def test_a_digit_is_as_good_as_another():
     runs = [finished("experiment=colocalisation", "images=t", f"dataset.digit={d}", seconds=60.0 + d)
             for d in range(5)]  # fmt: skip
     ours = made("experiment=colocalisation", "images=t", "dataset.digit=7")
-    assert str(estimates.estimate(ours, runs, HERE, TABLES)) == (
-        "about 1 min (from T, translated on 0, 1, 2 and 2 more)"
-    )
+    assert str(estimate(ours, runs)) == ("about 1 min (from T, translated on 0, 1, 2 and 2 more)")
 
 
 def test_other_devices_count_only_where_there_is_none_and_are_named():
@@ -85,31 +93,33 @@ def test_other_devices_count_only_where_there_is_none_and_are_named():
     there = finished(
         "experiment=mnist_r", "model=fcn", "trainer=fast", seconds=60.0, device="cpu: A, 2 threads"
     )
-    assert str(estimates.estimate(ours, [there], HERE, TABLES)) == "about 1 min (on cpu: A, 2 threads)"
+    assert str(estimate(ours, [there])) == "about 1 min (on cpu: A, 2 threads)"
     here = finished("experiment=mnist_p", "model=fcn", "trainer=fast", seconds=240.0)
-    assert str(estimates.estimate(ours, [there, here], HERE, TABLES)) == "~4 min (from FCN on P)"
+    assert str(estimate(ours, [there, here])) == "~4 min (from FCN on P)"
 
 
 def test_files_that_hold_no_result_say_nothing(tmp_path):
-    config = made("experiment=mnist_r")
-    held = Result(
-        experiment="mnist_r", dataset="mnist", model="st_cnn", transform="affine", trainer="paper", seed=0,
-        metrics={}, width=8, parameters=1, iterations=150_000, wall_seconds=3.0, images_per_second=1.0,
-        git_revision=None, git_dirty=None, versions={}, device=HERE, test_fingerprint="", config_hash="",
-        config=config,
-    ).to_dict()  # fmt: skip
-    texts = [
-        json.dumps(held),
-        "{",
-        "[]",
-        json.dumps(held | {"config": {}}),
-        json.dumps(held | {"wall_seconds": 0}),
-    ]
+    result = finished("experiment=mnist_r", seconds=3.0)
+    texts = [json.dumps(result.to_dict()), "{", "[]"]
     paths = [tmp_path / f"{i}.json" for i in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text)
-    (run,) = estimates.finished_runs([*paths, *paths, tmp_path / "none.json"])
-    assert (run.seconds, run.device) == (3.0, HERE)
+    assert estimates.finished_runs([*paths, *paths, tmp_path / "none.json"]) == [result]
+    untimed = finished("experiment=mnist_r", seconds=0.0)
+    assert estimate(made("experiment=mnist_r"), [untimed]) is None
+
+
+def test_what_its_own_checkpoint_has_done_is_taken_off(tmp_path):
+    words = ["experiment=mnist_r", "trainer=smoke", f"output_dir={tmp_path}"]
+    job = Job.of(configuration(words), words)
+    runs = [finished("experiment=mnist_r", "trainer=smoke", seconds=100.0)]
+    job.folder.mkdir(parents=True)
+    lines = [json.dumps({"step": step}) for step in (50, 300)]  # of 1,200
+    (job.folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3']))
+    assert estimate(job, runs).seconds == pytest.approx(100.0)  # without a checkpoint it begins anew
+    (job.folder / "last.pt").touch()
+    assert estimate(job, runs).seconds == pytest.approx(75.0)
+    assert Estimator(runs, HERE, TABLES)(job, whole=True).seconds == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize(
@@ -124,4 +134,4 @@ def test_files_that_hold_no_result_say_nothing(tmp_path):
 def test_the_device_is_that_of_the_run(monkeypatch, overrides, threads, cuda, name):
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     monkeypatch.setattr(estimates, "device_name", lambda device, threads: (device.type, threads))
-    assert estimates.device_of(overrides, threads) == name
+    assert estimates.device_of(Overrides.parse(overrides), threads) == name

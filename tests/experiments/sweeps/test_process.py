@@ -6,6 +6,7 @@ import time
 import pytest
 
 from experiments.sweeps import process
+from experiments.sweeps.job import LOG, last_line
 
 PROGRAM = """
 import sys, time
@@ -27,28 +28,28 @@ def program(tmp_path, monkeypatch):
 
 
 def test_what_it_is_told_and_what_it_says(tmp_path):
-    log = tmp_path / "deep" / process.LOG
+    log = tmp_path / "deep" / LOG
     assert process.train(["a=1"], share=4, log=log) == 3
     assert process.train(["a=2", "threads=5"], share=4, log=log) == 3
     assert log.read_text() == "told a=1 threads=2\ntold a=2 threads=5\n"
-    assert process.last_line(log) == "told a=2 threads=5" and process.last_line(tmp_path / "no") == "stopped"
+    assert last_line(log) == "told a=2 threads=5" and last_line(tmp_path / "no") == ""
 
 
 def test_enough_is_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "LOOK", 0.02)
-    log = tmp_path / process.LOG
+    log = tmp_path / LOG
     started = time.monotonic()
     assert process.train(["long=1"], log=log, enough=lambda: log.read_text() != "") is None
-    assert process.last_line(log) == "kept" and time.monotonic() - started < 20
+    assert last_line(log) == "kept" and time.monotonic() - started < 20
     assert process.train(["long=1"], log=log, timeout=0.0, enough=lambda: False) is None
 
 
 def test_all_threads_trainings_are_stopped(tmp_path):
-    log, status = tmp_path / process.LOG, []
+    log, status = tmp_path / LOG, []
     thread = threading.Thread(target=lambda: status.append(process.train(["long=1"], log=log)))
     thread.start()
     while not (log.exists() and log.read_text()):
         time.sleep(0.01)
     process.stop_all()
     thread.join(20)
-    assert status == [130] and process.last_line(log) == "kept"
+    assert status == [130] and last_line(log) == "kept"

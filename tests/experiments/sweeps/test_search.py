@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
+from experiments.engine.result import Result
 from experiments.engine.run import run
 from experiments.sweeps import process
+from tests.experiments.sweeps.conftest import result_of
 
 optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from experiments.sweeps.search import Parameter, ask, parse, picture, ranked, report, search  # noqa: E402
+from experiments.sweeps.search import define_study, search  # noqa: E402
+from experiments.sweeps.search_report import draw, ranked, write_report  # noqa: E402
+from experiments.sweeps.space import Parameter, parse_space  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = (
@@ -30,9 +35,9 @@ LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 
 
 @pytest.fixture
-def question(tmp_path):
+def define(tmp_path):
     def make(*searched, metric="val_error"):
-        return ask([*BASE, f"output_dir={tmp_path}", *(searched or (LR,))], study="s", metric=metric)
+        return define_study([*BASE, f"output_dir={tmp_path}", *(searched or (LR,))], name="s", metric=metric)
 
     return make
 
@@ -47,7 +52,7 @@ def trainings(monkeypatch):
 
     made = Trainings()
 
-    def train(overrides, *, share, log, enough):
+    def train(overrides, *, timeout, share, log, enough):
         made.append([o for o in overrides if o.startswith(("optimizer", "model.width="))][-1])
         cfg = configuration(overrides)
         folder = rundir.run_dir(cfg, overrides)
@@ -68,16 +73,16 @@ def trainings(monkeypatch):
                 if enough():
                     return None
         metrics = {"test_error": 0.0, "val_error": answer}
-        (folder / "result.json").write_text(json.dumps({"metrics": metrics}))
+        replace(result_of(cfg), metrics=metrics).write(folder / "result.json")
         return 0
 
     monkeypatch.setattr(process, "train", train)
     return made
 
 
-def go(question, trials, **options):
+def go(study, trials, **options):
     said = []
-    return search(question, trials=trials, say=said.append, **options), said
+    return search(study, trials=trials, report=said.append, **options), said
 
 
 @pytest.mark.parametrize(
@@ -96,8 +101,8 @@ def go(question, trials, **options):
     ],
 )
 def test_the_grammar_is_hydras(text, expected):
-    fixed, (parameter,) = parse(["b=1", text])
-    assert fixed == ["b=1"] and parameter.key == "a" and parameter.distribution == expected
+    fixed, (parameter,) = parse_space(["b=1", text])
+    assert fixed.words == ["b=1"] and parameter.key == "a" and parameter.distribution == expected
     override = OverridesParser.create().parse_override(text)
     if override.is_discrete_sweep():  # what a sweep would run is what is searched
         space = parameter.distribution
@@ -134,94 +139,95 @@ def test_numbers_are_short_and_within_their_bounds():
 )
 def test_what_is_not_searched(texts, message):
     with pytest.raises(UserError, match=message) as error:
-        parse(texts)
+        parse_space(texts)
     assert "\n" not in str(error.value)
 
 
-def test_never_on_the_test_set(question, tmp_path):
+def test_never_on_the_test_set(define, tmp_path):
     with pytest.raises(UserError, match="never the test set"):
-        question(metric="test_error")
+        define(metric="test_error")
     with pytest.raises(UserError, match=r"give dataset\.val_size"):
-        question(LR, "dataset.val_size=0")
+        define(LR, "dataset.val_size=0")
     with pytest.raises(UserError, match="choose val_error"):
-        question(metric="val_beauty")
+        define(metric="val_beauty")
     with pytest.raises(UserError, match="is not a name"):
-        ask([*BASE, LR], study="../s")
+        define_study([*BASE, LR], name="../s")
 
 
-def test_a_study_goes_on_where_it_ended(question, trainings, tmp_path):
-    study, said = go(question(), 3)
+def test_a_study_goes_on_where_it_ended(define, trainings, tmp_path):
+    study, said = go(define(), 3)
     assert len(trainings) == 3 and said[0] == "3 trials: 0 finished."
     first = list(trainings)
-    go(question(), 3)
+    go(define(), 3)
     assert trainings == first  # nothing twice
-    study, said = go(question(), 5)
+    study, said = go(define(), 5)
     assert len(set(trainings)) == 5 and said[0] == "5 trials: 3 finished."
     best = min(float(text.split("=")[1]) for text in trainings)
     assert study.best_value == pytest.approx(100 * best)
-    in_one_go, _ = go(ask([*BASE, f"output_dir={tmp_path}/other", LR], study="s"), 5)
+    in_one_go, _ = go(define_study([*BASE, f"output_dir={tmp_path}/other", LR], name="s"), 5)
     assert [t.params for t in in_one_go.trials] == [t.params for t in study.trials]
-    text = report(question(), study)
+    text = write_report(define(), study)
     command = text.splitlines()[-1]
     assert f"python train.py {' '.join(BASE[:3])} trainer=smoke" in command and "val_size" not in command
     assert f"optimizer.lr={best!r}" in command and "test_error" not in text
-    assert picture(question(), study).stat().st_size > 5000
+    assert [path.name for path in draw(define(), study)] == ["history.png", "slice.png"]
+    assert all(path.stat().st_size > 5000 for path in draw(define(), study))
 
 
-def test_a_failure_is_written_down_and_the_rest_goes_on(question, trainings):
+def test_a_failure_is_written_down_and_the_rest_goes_on(define, trainings):
     trainings.answer = lambda lr: "The loss is nan: lower the learning rate." if lr > 0.002 else 1.0
-    study, said = go(question(), 6)
+    study, said = go(define(), 6)
     failed = [t for t in study.trials if t.state == TrialState.FAIL]
     assert 0 < len(failed) < 6 and len(trainings) == 6
     assert f"trial {failed[0].number}: failed: The loss is nan: lower the learning rate." in said
     assert ranked(study)[-1].state == TrialState.FAIL
-    assert "failed: The loss is nan" in report(question(), study)
+    assert "failed: The loss is nan" in write_report(define(), study)
 
 
-def test_where_nothing_came_of_it_it_begins_anew(question, trainings):
+def test_where_nothing_came_of_it_it_begins_anew(define, trainings):
     trainings.answer = lambda lr: "The MNIST files are not there."
-    study, _ = go(question(), 2)
-    assert "No trial has ended" in report(question(), study) and picture(question(), study) is None
+    study, _ = go(define(), 2)
+    assert "No trial has ended" in write_report(define(), study) and draw(define(), study) == []
     trainings.answer = lambda lr: 1.0
-    study, said = go(question(), 2)
+    study, said = go(define(), 2)
     assert said[0] == "2 trials: 0 finished." and trainings[:2] == trainings[2:]
     with pytest.raises(
         UserError, match=r"space\.optimizer\.lr \(0\.0001 to 0\.1, log -> 0\.0001 to 0\.01, log\)"
     ):
-        go(question("optimizer.lr=tag(log,interval(1e-4,1e-2))"), 2)
+        go(define("optimizer.lr=tag(log,interval(1e-4,1e-2))"), 2)
 
 
 @pytest.mark.parametrize("end", [130, -9, KeyboardInterrupt()])
-def test_an_interrupted_trial_is_the_first_to_go_on(question, trainings, monkeypatch, end):
+def test_an_interrupted_trial_is_the_first_to_go_on(define, trainings, monkeypatch, end):
     stopped = []
     monkeypatch.setattr(process, "stop_all", lambda: stopped.append(1))
     trainings.answer = lambda lr: 1.0 if len(trainings) < 2 else end
     if isinstance(end, BaseException):
         with pytest.raises(KeyboardInterrupt):
-            go(question(), 2)
+            go(define(), 2)
         assert stopped
     else:
-        go(question(), 2)
+        go(define(), 2)
     trainings.answer = lambda lr: 1.0
-    study, said = go(question(), 3)
+    study, said = go(define(), 3)
     assert said[0] == "3 trials: 1 finished, 1 interrupted."
     assert trainings[2] == trainings[1] and len(trainings) == 4
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 3
 
 
-def test_what_is_worse_than_the_median_is_stopped_past_the_middle(question, trainings):
+def test_what_is_worse_than_the_median_is_stopped_past_the_middle(define, trainings):
     trainings.answer = lambda lr: 10.0 if len(trainings) <= 5 else 50.0
-    study, said = go(question(), 7)
+    study, said = go(define(), 7)
     assert [t.state for t in study.trials][5:] == [TrialState.PRUNED] * 2
     assert "trial 5: stopped at step 4" in said
     assert ranked(study)[0].value == 10.0
     trainings.answer = lambda lr: 50.0
-    study, _ = go(question(), 8, pruning=False)
+    study, _ = go(define(), 8, pruning=False)
     assert study.trials[7].state == TrialState.COMPLETE
 
 
-def test_a_run_proposed_twice_is_listed_once(question, trainings):
-    asked = question("model.width=choice(2,4)")
+def test_a_run_proposed_twice_is_listed_once(define, trainings):
+    asked = define("model.width=choice(2,4)")
     study, _ = go(asked, 5)
     assert len(study.trials) == 5 and len(ranked(study)) == 2
 
@@ -233,15 +239,15 @@ def test_the_engines_own_runs(monkeypatch, tmp_path):
 
     monkeypatch.setattr(process, "train", train)
     searched = [*BASE, f"output_dir={tmp_path}", LR, "transform=choice(affine,attention)", "model=st_fcn"]
-    asked = ask(searched, study="a")
+    asked = define_study(searched, name="a")
     study, _ = go(asked, 1)
     (best,) = ranked(study)
-    result = json.loads((Path(best.user_attrs["run"]) / "result.json").read_text())
+    result = Result.read(Path(best.user_attrs["run"]) / "result.json")
     assert best.value == result.metrics["val_error"]
     assert repr(result.config["optimizer"]["lr"]) == asked.parameters[0].text(best.params["optimizer.lr"])
     assert result.transform == best.params["transform"]
     with pytest.raises(UserError, match="measure no val_accuracy: --metric is one of val_error, val_loss"):
-        go(ask(searched, study="b", metric="val_accuracy"), 1)
+        go(define_study(searched, name="b", metric="val_accuracy"), 1)
 
 
 def test_the_script_refuses_in_one_sentence():

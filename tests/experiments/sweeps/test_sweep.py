@@ -4,6 +4,7 @@ import fcntl
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,18 @@ import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
 from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.cli import BUSY
 from experiments.engine.configuration import composing
-from experiments.engine.files import write_json
 from experiments.engine.run import check, run
-from experiments.engine.rundir import identity, run_dir
+from experiments.engine.rundir import run_dir
 from experiments.sweeps import reproduce
-from experiments.sweeps.sweep import Job, Outcome, outcome, sweep
+from experiments.sweeps.job import Job, Outcome, exit_status, outcome
+from experiments.sweeps.sweep import sweep
+from hydra_plugins.runs import RunSweeper
 from tests.experiments.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,32 +70,30 @@ def returned(value, status=JobStatus.COMPLETED):
 
 
 @pytest.fixture
-def jobs(configure):
+def jobs(configure, tmp_path):
     def make(*several):
-        return [Job(told, configure(*told)) for told in several]
+        return [
+            Job.of(configure(*words), [*TINY, f"output_dir={tmp_path}/outputs", *words]) for words in several
+        ]
 
     return make
 
 
-def finish(job, error=1.25):
-    write_json(job.folder / "result.json", {"config": identity(job.cfg), "metrics": {"test_error": error}})
-
-
-def test_each_run_is_launched_once_and_finished_or_refused_ones_not_at_all(jobs):
+def test_each_run_is_launched_once_and_finished_or_refused_ones_not_at_all(jobs, finish):
     some = jobs(
         ("model=fcn", "transform=affine"), ("model=fcn", "transform=tps"), ("model=cnn", "seed=1"), ("model=cnn",),
         ("trainer.iterations=0",),
     )  # fmt: skip
-    finish(some[2])
+    finish(some[2], error=1.25)
     launched, said = [], []
 
-    def launch(told):
-        launched.extend(told)
+    def launch(words):
+        launched.extend(words)
         return [returned(Outcome("a", "done")), returned(Outcome("b", "failed", "no"))]
 
     outcomes = sweep(some, check, launch, said.append)
-    assert launched == [("model=fcn", "transform=affine"), ("model=cnn",)]
-    assert [(one.kind, one.says) for one in outcomes] == [
+    assert launched == [some[0].overrides.words, some[3].overrides.words]
+    assert [(one.kind, one.reason) for one in outcomes] == [
         ("done", ""),
         ("skipped", "finished before: test_error 1.25%"),
         ("failed", "no"),
@@ -102,21 +103,47 @@ def test_each_run_is_launched_once_and_finished_or_refused_ones_not_at_all(jobs)
     assert "1 done, 1 skipped, 2 failed." in said[1]
 
 
-def test_a_result_of_another_configuration_is_not_taken_for_this_ones(jobs):
-    (job,) = jobs(("model=cnn",))
-    write_json(job.folder / "result.json", {"config": {"experiment": "another"}, "metrics": {}})
-    assert job.result() is None
-    (job.folder / "result.json").write_text("cut sho")
-    (told,) = sweep([job], check, lambda told: pytest.fail("launched"), lambda text: None)
-    assert told.kind == "failed" and "cannot be read" in told.says
+COLOCALISATION = ("experiment=colocalisation", "images=t", "dataset.digit=1")
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_a_required_run_is_launched_before_those_that_need_it(jobs, finish, ends):
+    both, said, waves = jobs(COLOCALISATION, (*COLOCALISATION, "seed=1")), [], []
+    (needed,) = both[0].requires
+    names = {tuple(job.overrides.words): job for job in [*both, needed]}
+
+    def launch(several):
+        waves.append([names[tuple(words)] for words in several])
+        if ends == "well":
+            for job in waves[-1]:
+                finish(job)
+        return [returned(outcome(job, 1)) for job in waves[-1]]
+
+    outcomes = sweep(both, check, launch, said.append)
+    assert [job.label for job in waves[0]] == [needed.label]
+    if ends == "well":
+        assert waves[1:] == [both] and exit_status(outcomes) == 0
+    else:
+        assert len(waves) == 1 and exit_status(outcomes) == 1
+        assert [one.kind for one in outcomes] == ["failed", "open", "open"]
+        assert f"needs {needed.label}, which is failed" in said[-1]
+
+
+def test_a_result_of_another_configuration_is_not_taken_for_this_ones(jobs, finish):
+    one, other = jobs(("model=cnn",), ("model=fcn",))
+    finish(replace(other, folder=one.folder))
+    assert one.result() is None
+    (one.folder / "result.json").write_text("cut sho")
+    (ended,) = sweep([one], check, lambda words: pytest.fail("launched"), lambda text: None)
+    assert ended.kind == "failed" and "cannot be read" in ended.reason
 
 
 @pytest.mark.parametrize("stopped", [RuntimeError("a node\nwas lost"), KeyboardInterrupt()])
-def test_where_the_launcher_stops_the_run_directories_say_what_became_of_the_runs(jobs, stopped):
+def test_where_the_launcher_stops_the_run_directories_say_what_became_of_the_runs(jobs, finish, stopped):
     done, failed, lost = jobs(("seed=1",), ("seed=2",), ("seed=3",))
     said = []
 
-    def launch(told):
+    def launch(words):
         finish(done)
         failed.folder.mkdir(parents=True)
         (failed.folder / rundir.FAILURE).write_text("too large\n")
@@ -132,14 +159,19 @@ def test_where_the_launcher_stops_the_run_directories_say_what_became_of_the_run
     assert "1 done, 1 failed, 1 open." in said[1] and "too large" in said[1]
 
 
-def test_outcomes_by_exit_status(jobs):
-    (job,) = jobs(("seed=1",))
-    assert (outcome(job, -9).kind, outcome(job, -9).says) == ("failed", "killed by SIGKILL")
-    assert outcome(job, 1).says == "exit status 1"
-    assert outcome(job, BUSY).kind == "skipped"
-    assert outcome(job, None).kind == "open"
-    finish(job)
-    assert outcome(job, 1) == Outcome(job.label, "done", "test_error 1.25%")
+@pytest.mark.parametrize("kind", ["done", "skipped", "failed", "open"])
+def test_the_sweeper_ends_the_program_as_its_runs_ended(monkeypatch, configure, kind):
+    sweeper = RunSweeper.__new__(RunSweeper)  # Hydra, which loads plugins anew, calls the base's __init__
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": configure().output_dir}}})
+    sweeper.launcher = object()
+    monkeypatch.setattr(sweeper, "_expand", lambda arguments: [])
+    monkeypatch.setattr("experiments.sweeps.sweep.sweep", lambda *_: [Outcome("a", kind)])
+    if kind in ("done", "skipped"):
+        assert sweeper.sweep([])
+    else:
+        with pytest.raises(SystemExit) as ended:
+            sweeper.sweep([])
+        assert ended.value.code == 1
 
 
 def test_why_a_run_failed_is_kept_in_its_directory_until_it_runs_again(configure):

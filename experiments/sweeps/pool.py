@@ -1,0 +1,76 @@
+"""The pool: jobs in processes of their own, several at a time, until there are none or the time is up."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from experiments.engine.build import UserError
+from experiments.engine.machine import usual_jobs
+from experiments.engine.overrides import Overrides
+from experiments.sweeps import process
+from experiments.sweeps.job import LOG, Job
+
+
+def parse_jobs(count: int | None, overrides: Sequence[str]) -> int:
+    """How many runs at a time; None: as many as this machine carries. Raises UserError for fewer than one."""
+    device = Overrides.parse(overrides).value("device", "auto")
+    at_once = usual_jobs(device) if count is None else count
+    if at_once < 1:
+        raise UserError(f"--jobs {count} is not valid: it is a whole number from 1.")
+    return at_once
+
+
+def run_pool(
+    next_job: Callable[[float], Job | None],
+    ended: Callable[[Job, int | None], None],
+    *,
+    at_once: int,
+    budget: float = float("inf"),
+    enough: Callable[[Job], bool] | None = None,
+    own_terminal: bool = True,
+) -> None:
+    """Runs jobs until none is left or the budget is spent.
+
+    Both callbacks are called in the thread of the caller. On Ctrl-C, or an error in a callback, all trainings are
+    stopped so that they keep their checkpoints, before the exception goes on.
+
+    Args:
+        next_job: given the seconds that are left, the next job to start; None where none can start now. It is asked
+            again when a job has ended; the pool ends where none is running.
+        ended: given a job and its exit status; None: it was stopped, by the budget or by `enough`.
+        at_once: so many jobs run at a time, the processor's cores divided among them.
+        budget: seconds. A job that is running when they are over is stopped.
+        enough: asked of a running job, from another thread, twice a second: whether to stop it.
+        own_terminal: a job that runs alone prints in the terminal; otherwise, into `LOG` in its run directory.
+    """
+    end = time.monotonic() + budget
+    stopped = threading.Event()
+    running: dict[Future[int | None], Job] = {}
+
+    def train(job: Job) -> int | None:
+        left = end - time.monotonic()
+        if stopped.is_set() or left <= 0:
+            return None
+        log = None if at_once == 1 and own_terminal else job.folder / LOG
+        until = (lambda: enough(job)) if enough else None
+        return process.train(job.overrides.words, timeout=left, share=at_once, log=log, enough=until)
+
+    with ThreadPoolExecutor(at_once) as threads:
+        try:
+            while True:
+                while len(running) < at_once and (left := end - time.monotonic()) > 0:
+                    job = next_job(left)
+                    if job is None:
+                        break
+                    running[threads.submit(train, job)] = job
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    ended(running.pop(future), future.result())
+        except BaseException:
+            stopped.set()
+            process.stop_all()
+            while wait(running, timeout=1).not_done:  # one had not started yet
+                process.stop_all()
+            raise
