@@ -523,7 +523,7 @@ def test_headline_shows_mean_deviation_n_and_paper_and_bold_from_three_seeds_on(
     )
     text = headline(TABLE, load_results([folder]), HEADLINE_ROWS)
     assert text.splitlines()[:4] == [
-        "| | A | B_1 |",
+        "|  | A | B_1 |",
         "|:--|:-:|:-:|",
         "| CNN | 1.30 (1)<br><sub>paper 1.2</sub> | 0.50 (1)<br><sub>paper 0.8</sub> |",
         "| ST-CNN affine | **0.80 ± 0.26** (3)<br><sub>paper 0.7</sub> | 0.90 (1) |",
@@ -563,7 +563,7 @@ def test_a_page_gets_the_headline_and_one_without_a_place_is_refused(runs, tmp_p
     assert status == 0, errors
     text = page.read_text()
     assert row_of(text, "ST-CNN affine")[1] == "0.70 (1)<br><sub>paper 0.5</sub>"
-    assert text.startswith("# A\n<!-- headline -->\n| | R | RTS | P | E |\n") and "\nold\n" not in text
+    assert text.startswith("# A\n<!-- headline -->\n|  | R | RTS | P | E |\n") and "\nold\n" not in text
     page.write_text("no marks")
     status, _, errors = script("make_tables.py", "--page", "front.md")
     assert status == 2 and "front.md has no place for the table" in errors and errors.count("\n") == 1
