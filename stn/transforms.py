@@ -298,11 +298,12 @@ class ThinPlateSpline(Transform):
     """A thin plate spline through control points, without regularisation (section 3.2; Bookstein 1989).
 
     theta holds the source position (x, y) of each control point, row by row. The target positions are a regular lattice
-    with corners at +-1; it is the identity. The spline is linear in theta, so its coefficients are solved for once, in
-    float64, and a grid is one product.
+    with corners at +-reach; it is the identity. The spline is linear in theta, so its coefficients are solved for once,
+    in float64, and a grid is one product.
 
     Args:
         control_points: (rows, columns) of the lattice, at least 2 each.
+        reach: the distance of the outermost points from the centre, on each axis; 1 is the edge of the image.
 
     Raises:
         ValueError: There are fewer than 2 points along a side.
@@ -315,14 +316,14 @@ class ThinPlateSpline(Transform):
         [[[[0.25, 0.0], [0.25, 0.0]]]]
     """
 
-    def __init__(self, control_points: tuple[int, int] = (4, 4)) -> None:
+    def __init__(self, control_points: tuple[int, int] = (4, 4), *, reach: float = 1.0) -> None:
         super().__init__()
         rows, columns = control_points
         if rows < 2 or columns < 2:
             raise ValueError(f"ThinPlateSpline needs at least 2 x 2 control points, not {rows} x {columns}.")
         y, x = torch.meshgrid(
-            torch.linspace(-1, 1, rows, dtype=torch.float64),
-            torch.linspace(-1, 1, columns, dtype=torch.float64),
+            torch.linspace(-reach, reach, rows, dtype=torch.float64),
+            torch.linspace(-reach, reach, columns, dtype=torch.float64),
             indexing="ij",
         )
         control = torch.stack([x.flatten(), y.flatten()], dim=1)  # (K, 2)

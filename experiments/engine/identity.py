@@ -49,6 +49,9 @@ SOURCES: dict[str, str] = {
 ADDED: dict[str, Any] = {
     "optimizer.pretrained_lr": None,
     "task.smoothing": None,
+    "task.label_smoothing": 0.0,
+    "dataset.distort.corners": "digit",
+    "dataset.distort.reach": 1.0,
 }
 
 # Dotted name in a stored configuration -> the name today. The longest entry that fits decides.

@@ -49,6 +49,7 @@ class SmoothedClassification(Classification):
             raise UserError(
                 f"task.smoothing={smoothing} is not valid: it is two numbers above 0, such as [0.3,0.15], or null."
             )
+        super().__init__()
         self.smoothing = smoothing
         # A tensor on the network's device, updated in place: a recorded CUDA graph reads its value at every replay.
         # float64, so that the products with it are rounded as with a Python number.

@@ -12,7 +12,20 @@ from stn import in_frame
 
 
 class Classification(Task):
-    """Softmax cross-entropy. Errors are counted over all images, never averaged over unequal batches."""
+    """Softmax cross-entropy. Errors are counted over all images, never averaged over unequal batches.
+
+    Args:
+        label_smoothing: share of a target's weight that is spread evenly over all classes, in training only: from 0 to
+            below 1 (Szegedy et al. 2016, section 7).
+
+    Raises:
+        ValueError: for another `label_smoothing`.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"task.label_smoothing={label_smoothing} is not valid: it is from 0 to below 1.")
+        self.label_smoothing = label_smoothing
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Sums, Aux]:
         """As `Task.loss`; the sums are `loss`, `errors` and `images`."""
@@ -27,7 +40,7 @@ class Classification(Task):
             logits: (B, classes).
             labels: (B,).
         """
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         with torch.no_grad():
             sums = {
                 "loss": loss.detach() * len(labels),

@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 _AFFINE = Affine()
-_SPLINE = ThinPlateSpline((4, 4))
 
 
 def rotate(images: Tensor, generator: torch.Generator, *, max_angle: float = 90.0) -> Tensor:
@@ -102,20 +101,31 @@ def rotate_translate_scale(
 
 
 def project(
-    images: Tensor, generator: torch.Generator, *, scale: tuple[float, float] = (0.75, 1.0), std: float = 5.0
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    scale: tuple[float, float] = (0.75, 1.0),
+    std: float = 5.0,
+    corners: str = "digit",
 ) -> Tensor:
-    """P: scales each image about its centre, then moves its corners at random, by a homography (appendix A.4).
+    """P: scales each image about its centre, then moves four corners at random, by a homography (appendix A.4).
 
-    About 1.4 % of the quadrilaterals are not convex and cannot hold the whole digit, see `warp_quad`.
+    With "digit" and 5 pixels, about 1.4 % of the quadrilaterals are not convex and cannot hold the whole digit, see
+    `warp_quad`.
 
     Args:
         images: (B, 1, H, H), uint8, or floating point in [0, 1].
         generator: on the device of the images.
         scale: the size is uniform between the two.
         std: standard deviation of the normal shift of each corner's coordinate, pixels, whatever the scale.
+        corners: whose corners move. "digit": those of the scaled digit's box. "image": those of the whole image, with
+            the scaled digit inside. "radial": the scaled digit's, each along its diagonal by one draw.
 
     Returns:
         (B, 1, H, H).
+
+    Raises:
+        ValueError: for another `corners`.
 
     Examples:
         >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
@@ -125,14 +135,26 @@ def project(
     images = _to_float(images)
     side = images.shape[-1]
     size = _uniform(images, generator, *scale)
-    noise = torch.randn(len(images), 4, 2, generator=generator, device=images.device, dtype=images.dtype)
-    return warp_quad(
-        images, _corners(images.device, images.dtype) * size[:, None, None] + noise * (2 * std / side)
-    )
+    square = _corners(images.device, images.dtype)
+    draws = {"digit": 2, "image": 2, "radial": 1}.get(corners)
+    if draws is None:
+        raise ValueError(f"corners={corners} is not valid: it is digit, image or radial.")
+    noise = torch.randn(len(images), 4, draws, generator=generator, device=images.device, dtype=images.dtype)
+    noise = noise * (2 * std / side)
+    if corners == "image":
+        return warp_quad(images, square + noise, size)
+    if corners == "radial":
+        noise = noise * square / math.sqrt(2)
+    return warp_quad(images, square * size[:, None, None] + noise)
 
 
 def elastic(
-    images: Tensor, generator: torch.Generator, *, scale: tuple[float, float] = (0.75, 1.0), std: float = 1.5
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    scale: tuple[float, float] = (0.75, 1.0),
+    std: float = 1.5,
+    reach: float = 1.0,
 ) -> Tensor:
     """E: scales each image about its centre, then warps it by a 4x4 thin plate spline (appendix A.4).
 
@@ -144,6 +166,8 @@ def elastic(
         generator: on the device of the images.
         scale: the size is uniform between the two.
         std: standard deviation of the normal shift of each coordinate, pixels.
+        reach: the distance of the outermost control points from the centre, normalised: 1 puts them on the edge of the
+            image, 0.75 at the centres of a tiling of the image by 4x4 squares (+-0.25, +-0.75).
 
     Returns:
         (B, 1, H, H).
@@ -157,8 +181,9 @@ def elastic(
     side = images.shape[-1]
     size = _uniform(images, generator, *scale)
     noise = torch.randn(len(images), 32, generator=generator, device=images.device, dtype=images.dtype)
-    theta = (_regular(images.device, images.dtype) + noise * (2 * std / side)) / size[:, None]
-    return sample(images, _SPLINE.grid(theta, (side, side)))
+    spline = _spline(reach)
+    theta = (_regular(reach, images.device, images.dtype) + noise * (2 * std / side)) / size[:, None]
+    return sample(images, spline.grid(theta, (side, side)))
 
 
 def translate_clutter(
@@ -325,7 +350,7 @@ def warp_affine(images: Tensor, canvas: int, angle: Tensor, scale: Tensor, x: Te
     return sample(images, _AFFINE.grid(theta, (canvas, canvas)))
 
 
-def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
+def warp_quad(images: Tensor, corners: Tensor, scale: Tensor | None = None) -> Tensor:
     """Moves the four corners of images to given places, by the homography through them.
 
     Points beyond the horizon, seen from the image's centre, count as outside, so that no mirror image appears. For a
@@ -337,6 +362,7 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
         images: (B, 1, H, W), floating point.
         corners: (B, 4, 2), (x, y) from -1 to 1 between the image's outer edges; upper left, upper right, lower right,
             lower left.
+        scale: (B,), by which the digits are scaled about the image's centre first; None: they are not.
 
     Returns:
         (B, 1, H, W).
@@ -377,6 +403,8 @@ def warp_quad(images: Tensor, corners: Tensor) -> Tensor:
     # Beyond the horizon w is negative. Divided by a tiny number instead, a point lands far outside.
     tiny = 1e-9 * back.abs().amax((1, 2))[:, None, None].clamp(min=1e-25)
     source = (mapped[:, :2] / mapped[:, 2:].maximum(tiny)).clamp(-4, 4)
+    if scale is not None:
+        source = source / scale[:, None, None]
     return sample(images, source.mT.reshape(len(images), *images.shape[-2:], 2))
 
 
@@ -394,9 +422,14 @@ def _nowhere(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 @lru_cache
-def _regular(device: torch.device, dtype: torch.dtype) -> Tensor:
+def _spline(reach: float) -> ThinPlateSpline:
+    return ThinPlateSpline((4, 4), reach=reach)
+
+
+@lru_cache
+def _regular(reach: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
-        return _SPLINE.control_points.flatten().to(device, dtype)
+        return _spline(reach).control_points.flatten().to(device, dtype)
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:

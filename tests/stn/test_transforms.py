@@ -280,6 +280,17 @@ def test_tps_is_scipys_thin_plate_spline(shape, seed):
     )
 
 
+def test_tps_of_another_reach_is_scipys_spline_through_the_nearer_points():
+    control = 0.75 * control_grid(4, 4)
+    source = control + np.random.default_rng(0).normal(0, 0.1, control.shape)
+    reference = RBFInterpolator(control, source, kernel="thin_plate_spline", degree=1, smoothing=0)
+    transform = ThinPlateSpline((4, 4), reach=0.75)
+    grid = transform.grid(torch.tensor(source.reshape(1, -1)), (9, 14)).reshape(-1, 2).numpy()
+    points = regular_grid((9, 14), dtype=torch.float64).reshape(-1, 2)
+    np.testing.assert_allclose(grid, reference(points), atol=1e-9)
+    assert transform.identity().max() == 0.75
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tps_takes_its_control_points_exactly_to_theta(shape):
     """Also says which point is which: (x, y) each, row by row, corners included."""

@@ -29,6 +29,24 @@ def test_errors_are_counted_over_unequal_batches():
     assert metrics["loss"] == pytest.approx(whole["loss"])
 
 
+def test_smoothed_labels_are_a_mixture_with_the_uniform_law_and_for_training_only():
+    logits, labels = torch.randn(5, 10, generator=torch.Generator().manual_seed(0)), torch.arange(5)
+    loss, sums = Classification(label_smoothing=0.2).counted(logits, labels)
+    target = 0.8 * nn.functional.one_hot(labels, 10) + 0.02
+    expected = -(target * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(sums["loss"], 5 * expected)
+    images = torch.zeros(2, 1, 2, 2)
+    batches = [(images, torch.tensor([0, 1]))]
+    plain, _ = Classification().evaluate(Says(), batches)
+    assert Classification(label_smoothing=0.2).evaluate(Says(), batches)[0] == plain
+
+
+def test_label_smoothing_is_a_share():
+    with pytest.raises(ValueError, match="label_smoothing=1"):
+        Classification(label_smoothing=1.0)
+
+
 def test_evaluation_leaves_the_model_training_and_without_gradients():
     model = st_fcn((1, 28, 28), transform=stn.Affine(), width=4)
     model.train()

@@ -323,14 +323,62 @@ def test_projects_corners_move_by_pixels_of_the_canvas(monkeypatch, side, option
     assert_unrelated(*moved.flatten(1).T)
 
 
+def test_project_may_move_the_images_corners_with_the_scaled_digit_inside(monkeypatch):
+    calls = record(monkeypatch, "warp_quad")
+    images = noise_images(8)
+    out = project(images, seeded(), scale=(0.5, 0.5), std=2.0, corners="image")
+    _, corners, scale = calls[0]
+    zero = torch.zeros(8, dtype=torch.float64)
+    for b in range(len(images)):  # the digit at half size on a canvas of its own, then that canvas warped
+        back = solve_homography(corners[b].numpy())
+        y, x = np.meshgrid(*[(np.arange(28) * 2 + 1) / 28 - 1] * 2, indexing="ij")
+        u, v, w = np.tensordot(back, np.stack([x, y, np.ones_like(x)]), 1)
+        assert (w > 0).all()
+        expected = read(images[b, 0].numpy(), (2 * u / w + 1) * 14 - 0.5, (2 * v / w + 1) * 14 - 0.5)
+        np.testing.assert_allclose(out[b, 0].numpy(), expected, atol=1e-9)
+    assert (scale == 0.5).all()
+    still = project(images, seeded(), scale=(0.5, 0.5), std=0, corners="image")
+    torch.testing.assert_close(still, warp_affine(images, 28, zero, scale, zero, zero))
+
+
+def test_projects_images_corners_move_by_pixels_of_the_canvas(monkeypatch):
+    calls = record(monkeypatch, "warp_quad")
+    project(torch.zeros(DRAWS // 4, 1, 10, 10, dtype=torch.float64), seeded(), std=2.0, corners="image")
+    moved = (calls[0][1] - SQUARE) * 5
+    assert_normal(moved, 2.0)
+    assert_unrelated(*moved.flatten(1).T)
+
+
+def test_project_may_move_corners_along_their_diagonals(monkeypatch):
+    calls = record(monkeypatch, "warp_quad")
+    images = torch.zeros(DRAWS // 4, 1, 10, 10, dtype=torch.float64)
+    project(images, seeded(), scale=(0.8, 0.8), std=2.0, corners="radial")
+    outwards = (
+        (calls[0][1] - 0.8 * SQUARE) * 5 * SQUARE
+    )  # pixels along each axis, positive away from the centre
+    torch.testing.assert_close(outwards[..., 0], outwards[..., 1])
+    along = outwards[..., 0] * math.sqrt(2)
+    assert_normal(along, 2.0)
+    assert_unrelated(*along.T)
+
+
+def test_project_knows_three_kinds_of_corners():
+    with pytest.raises(ValueError, match="corners=box"):
+        project(noise_images(1), seeded(), corners="box")
+
+
 # -- E ---------------------------------------------------------------------------------------------
 
 
 class SpySpline:
     """The module's spline, that notes theta."""
 
-    def __init__(self, spline) -> None:
-        self.spline, self.control_points, self.thetas = spline, spline.control_points, []
+    def __init__(self) -> None:
+        self.thetas: list[Tensor] = []
+
+    def of(self, spline):
+        self.spline, self.control_points = spline, spline.control_points
+        return self
 
     def grid(self, theta, size):
         self.thetas.append(theta.clone())
@@ -339,26 +387,35 @@ class SpySpline:
 
 @pytest.fixture
 def spline(monkeypatch) -> SpySpline:
-    spy = SpySpline(distortions._SPLINE)
-    monkeypatch.setattr(distortions, "_SPLINE", spy)
+    spy, of = SpySpline(), distortions._spline
+    monkeypatch.setattr(distortions, "_spline", lambda reach: spy.of(of(reach)))
+    distortions._regular.cache_clear()
     return spy
 
 
-def regular_points() -> np.ndarray:
-    """4 x 4 from -1 to 1, (x, y), row by row."""
-    return np.array([(x, y) for y in np.linspace(-1, 1, 4) for x in np.linspace(-1, 1, 4)])
+def regular_points(reach: float = 1.0) -> np.ndarray:
+    """4 x 4 from -reach to reach, (x, y), row by row."""
+    axis = np.linspace(-reach, reach, 4)
+    return np.array([(x, y) for y in axis for x in axis])
 
 
-def test_elastic_is_scipys_thin_plate_spline(spline):
+@pytest.mark.parametrize("reach", [1.0, 0.75])
+def test_elastic_is_scipys_thin_plate_spline(spline, reach):
     images = noise_images(6)
-    out = elastic(images, seeded())
+    out = elastic(images, seeded(), reach=reach)
     centres = (np.arange(28) * 2 + 1) / 28 - 1
     points = np.array([(x, y) for y in centres for x in centres])
     for b in range(len(images)):
         at = spline.thetas[0][b].numpy().reshape(16, 2)
-        x, y = RBFInterpolator(regular_points(), at, kernel="thin_plate_spline", degree=1)(points).T
+        x, y = RBFInterpolator(regular_points(reach), at, kernel="thin_plate_spline", degree=1)(points).T
         expected = read(images[b, 0].numpy(), (x + 1) * 14 - 0.5, (y + 1) * 14 - 0.5)
         np.testing.assert_allclose(out[b, 0].numpy().ravel(), expected, atol=1e-9)
+
+
+def test_elastics_points_lie_at_the_centres_of_a_tiling_for_a_reach_of_three_quarters(spline):
+    elastic(noise_images(1), seeded(), scale=(1.0, 1.0), std=0, reach=0.75)
+    tiles = np.array([(x, y) for y in (-0.75, -0.25, 0.25, 0.75) for x in (-0.75, -0.25, 0.25, 0.75)])
+    np.testing.assert_allclose(spline.thetas[0][0].reshape(16, 2).numpy(), tiles, atol=1e-12)
 
 
 def test_elastic_draws_a_uniform_scale_about_the_centre(spline):
