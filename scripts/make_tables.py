@@ -14,7 +14,7 @@ from experiments.report import embed, headline, load_results, write_tables
 from experiments.report.costs import costs_page
 from experiments.report.wandb_tables import log_tables
 from experiments.sections import TABLES
-from experiments.sweeps import reproduce
+from experiments.sweeps.overview import missing
 
 
 def main() -> int:
@@ -36,7 +36,7 @@ def main() -> int:
                 f"{args.page} has no place for the table: <!-- headline --> ... <!-- /headline -->."
             )
         if args.costs:
-            args.costs.write_text(costs_page(tables, results, *reproduce.missing(results)), encoding="utf-8")
+            args.costs.write_text(costs_page(tables, results, *missing(results)), encoding="utf-8")
             paths.append(args.costs)
         command = args.wandb and log_tables(args.dirs, tables, mode=args.wandb, include_smoke=smoke)
     except (UserError, OSError) as error:

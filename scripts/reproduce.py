@@ -13,75 +13,38 @@ from pathlib import Path
 
 from experiments.engine.build import UserError
 from experiments.engine.files import ROOT
-from experiments.engine.overrides import Overrides
-from experiments.sweeps.job import INTERRUPTED, exit_status
-from experiments.sweeps.pool import parse_jobs
-from experiments.sweeps.reproduce import (
-    ALL,
-    LAUNCHER,
-    TABLES,
-    launch,
-    overview,
-    parse_budget,
-    parse_seeds,
-    plan,
-    reproduce,
-)
+from experiments.sections import TABLES
+from experiments.sweeps.job import INTERRUPTED
+from experiments.sweeps.plan import ALL
+from experiments.sweeps.reproduce import fill
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", choices=[*sorted(TABLES), ALL])
-    parser.add_argument(
-        "overrides", nargs="*", help="for train.py, none that decides a result: device=cuda wandb.mode=online"
-    )
-    parser.add_argument("--trainer", default="paper")
-    parser.add_argument("--dataset", help="such as cub50; with all: only the tables that it fits")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--budget", help="90s, 30m, 2h, 1h30m; default: until all is done")
-    parser.add_argument("--jobs", type=int, help="runs at a time (one a core; one on a GPU)")
-    parser.add_argument("--launcher", help="local or slurm (with hydra.launcher.partition=...): one sweep")
-    parser.add_argument("--results", type=Path, default=ROOT / "results")
-    parser.add_argument(
-        "--no-publish", action="store_true", help="train only; needed where code is not committed"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="say what is missing and how long it takes")
-    parser.add_argument("--list", action="store_true", help="with --dry-run: a line for each missing run too")
-    args = parser.parse_intermixed_args()  # overrides may stand behind options
+    add = parser.add_argument
+    add("table", choices=[*sorted(TABLES), ALL])
+    add("overrides", nargs="*", help="of train.py, none that decides a result: device=cuda wandb.mode=online")
+    add("--trainer", default="paper")
+    add("--dataset", help="such as cub50; with all: only the tables that it fits")
+    add("--seeds", default="0,1,2")
+    add("--budget", help="90s, 30m, 2h, 1h30m; default: until all is done")
+    add("--jobs", type=int, help="runs at a time (one a core; one on a GPU)")
+    add("--launcher", help="local or slurm (with hydra.launcher.partition=...): one sweep")
+    add("--results", type=Path, default=ROOT / "results")
+    add("--no-publish", action="store_true", help="train only; needed where code is not committed")
+    add("--dry-run", action="store_true", help="say what is missing and how long it takes")
+    add("--list", dest="listed", action="store_true", help="with --dry-run: a line for each missing run too")
+    args = vars(parser.parse_intermixed_args())  # overrides may stand behind options
     try:
-        settings = Overrides.parse(args.overrides).below(LAUNCHER).words
-        if args.launcher and (args.jobs is not None or args.budget):
-            raise UserError(
-                "--budget and --jobs are for runs on this machine: leave them out with --launcher."
-            )
-        if settings and not args.launcher:
-            raise UserError(f"{settings[0]} is a launcher's: give --launcher too.")
-        seeds, budget = parse_seeds(args.seeds), parse_budget(args.budget)
-        at_once, publishing = parse_jobs(args.jobs, args.overrides), not args.no_publish
-        jobs = plan(
-            args.table,
-            trainer=args.trainer,
-            seeds=seeds,
-            results=args.results,
-            extra=args.overrides,
-            dataset=args.dataset,
-        )
-        if args.dry_run or args.list:
-            overview(jobs, at_once=at_once, listed=args.list)
-            return 0
-        if args.launcher:
-            outcomes = launch(jobs, args.launcher, settings, publishing=publishing)
-        else:
-            outcomes = reproduce(jobs, budget=budget, at_once=at_once, publishing=publishing)
+        return fill(args.pop("table"), args.pop("overrides"), publishing=not args.pop("no_publish"), **args)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where this one stopped.", file=sys.stderr)
         return INTERRUPTED
-    return exit_status(outcomes, budget=args.budget is not None)
 
 
 if __name__ == "__main__":

@@ -18,19 +18,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "overrides", nargs="+", help="as of train.py; one at least an interval, choice or range"
-    )
-    parser.add_argument("--study", required=True, help="its name; its folder is <output_dir>/search/<study>")
-    parser.add_argument(
-        "--trials", type=int, default=20, help="in all, those of earlier calls too (%(default)s)"
-    )
-    parser.add_argument("--jobs", type=int, help="trials at a time (one a core; one on a GPU)")
-    parser.add_argument(
-        "--metric", default="val_error", help="val_error, val_accuracy or val_loss (%(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of what is proposed; that of the runs is seed=")
-    parser.add_argument("--no-pruning", action="store_true", help="let every trial end")
+    add = parser.add_argument
+    add("overrides", nargs="+", help="as of train.py; one at least an interval, choice or range")
+    add("--study", required=True, help="its name; its folder is <output_dir>/search/<study>")
+    add("--trials", type=int, default=20, help="in all, those of earlier calls too (%(default)s)")
+    add("--jobs", type=int, help="trials at a time (one a core; one on a GPU)")
+    add("--metric", default="val_error", help="val_error, val_accuracy or val_loss (%(default)s)")
+    add("--seed", type=int, default=0, help="of what is proposed; that of the runs is seed=")
+    add("--no-pruning", action="store_true", help="let every trial end")
     args = parser.parse_intermixed_args()  # overrides may stand behind options
     try:
         from experiments.sweeps.pool import parse_jobs

@@ -16,7 +16,7 @@ from experiments.engine import rundir
 from experiments.engine.cli import explain_bad_overrides
 from experiments.engine.configuration import composing
 from experiments.engine.run import check, run
-from experiments.sweeps import reproduce
+from experiments.sweeps.plan import plan
 
 pytestmark = [  # W&B leaves the file open
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -113,7 +113,7 @@ def test_every_run_is_one_that_train_py_accepts_and_none_comes_twice(name, runs)
 
 
 def test_the_two_of_table_1_are_the_runs_of_table_1(runs):
-    planned = reproduce.plan("table1", trainer="fast", seeds=[0, 1, 2], results=ROOT / "results")
+    planned = plan("table1", trainer="fast", seeds=[0, 1, 2], results=ROOT / "results")
     swept = [ROOT / folder for folder in runs["table1"] + runs["table1_baselines"]]
     assert sorted(swept) == sorted(run.folder for run in planned)
 

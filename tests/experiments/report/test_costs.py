@@ -10,7 +10,7 @@ from experiments.engine.identity import identity
 from experiments.report import Result, Table, load_results
 from experiments.report.costs import costs_page, duration
 from experiments.sections import TABLES
-from experiments.sweeps import reproduce
+from experiments.sweeps import overview, plan
 
 ROOT = Path(__file__).resolve().parents[3]
 FIRST = Table("first", "First", {"exp_a": "A"}, {("cnn", None): "CNN"}, {}, source="a paper")
@@ -66,10 +66,11 @@ def test_hours_by_hand():
 
 
 def test_what_is_missing_and_how_long_it_takes(monkeypatch):
-    monkeypatch.setattr(reproduce, "TABLES", {"tc": TABLES["tc"]})
+    for module in (plan, overview):
+        monkeypatch.setattr(module, "TABLES", {"tc": TABLES["tc"]})
     done = identity(configuration(["experiment=mnist_tc", "model=fcn", "trainer=fast", "seed=0"]))
     seconds = done["trainer"]["iterations"] / 10
-    found, device = reproduce.missing(
+    found, device = overview.missing(
         [finished("mnist_tc", seconds, config=done, device="cpu: A")], seeds=[0, 1]
     )
     assert device == "cpu: A"
@@ -84,5 +85,5 @@ def test_the_published_page_is_in_step_with_the_results():
     results = load_results([ROOT / "results"])
     tables = list(TABLES.values())
     assert (ROOT / "results" / "cost.md").read_text() == costs_page(
-        tables, results, *reproduce.missing(results)
+        tables, results, *overview.missing(results)
     )

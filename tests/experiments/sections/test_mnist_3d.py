@@ -7,7 +7,7 @@ from matplotlib.image import imread
 
 from experiments.engine.run import run
 from experiments.sections import SECTIONS, mnist_3d
-from experiments.sweeps import reproduce
+from experiments.sweeps.plan import plan
 
 
 @pytest.mark.parametrize(("model", "rows"), [("cnn_3d", 3), ("st_cnn_3d", 6)])
@@ -22,7 +22,7 @@ def test_a_run_draws_three_projections_before_and_after(configure, model, rows):
 
 
 def test_every_cell_of_the_table_can_be_run(tmp_path):
-    runs = reproduce.plan("3d", trainer="fast", seeds=[0], results=tmp_path)
+    runs = plan("3d", trainer="fast", seeds=[0], results=tmp_path)
     assert [run.label for run in runs] == [
         "mnist_3d/st_cnn_3d-affine3d-fast,dataset.distort.canvas=32-seed_0",
         "mnist_3d/st_cnn_3d-affine3d-fast-seed_0",

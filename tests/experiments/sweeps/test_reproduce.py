@@ -17,6 +17,8 @@ from experiments.engine.identity import identity, transform_name
 from experiments.engine.result import Result
 from experiments.report import details
 from experiments.sections import TABLES
+from experiments.sweeps import overview as overview_module
+from experiments.sweeps import plan as plan_module
 from experiments.sweeps import reproduce
 from experiments.sweeps.job import Outcome, exit_status, unfinished
 from experiments.sweeps.publish import publish
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("tree")
 
 def plan(tmp_path, table="tc", trainer="smoke", seeds=(0, 1)):
     extra = [f"output_dir={tmp_path}/outputs", "wandb.mode=disabled"]
-    return reproduce.plan(table, trainer=trainer, seeds=seeds, results=tmp_path / "results", extra=extra)
+    return plan_module.plan(table, trainer=trainer, seeds=seeds, results=tmp_path / "results", extra=extra)
 
 
 def kinds(outcomes):
@@ -56,11 +58,11 @@ def test_missing_are_those_without_a_result_of_this_very_configuration(tmp_path,
     finish(replace(runs[3], published=runs[2].published), "results")  # another run's
     assert [job.label for job in unfinished(runs)] == [run.label for run in runs[2:]]
     said = []
-    reproduce.overview(runs, report=said.append)
+    overview_module.overview(runs, report=said.append)
     assert not runs[0].published.exists()  # it writes nothing
     assert "0 of 4" in said[0]  # a cell is filled when all of its seeds are
     finish(runs[4], "outputs")
-    reproduce.overview(runs, report=said.append)
+    overview_module.overview(runs, report=said.append)
     assert "1 of 4" in said[-3]
 
 
@@ -122,7 +124,7 @@ def test_a_required_run_is_planned_before_those_that_need_it(tmp_path, finish, t
     assert needed[0].label == "mnist_p/cnn-fast-seed_0" and needed[0].published is None
     assert [job.label for job in unfinished(runs)] == [needed[0].label, *(run.label for run in runs)]
     said = []
-    reproduce.overview(runs, listed=True, report=said.append)
+    overview_module.overview(runs, listed=True, report=said.append)
     assert any(line.startswith(f"  missing  {needed[0].label}") for line in said)
     outcomes = reproduce.reproduce(runs[:3], at_once=2, report=said.append)
     assert [job.label for job, _ in trainings] == [needed[0].label, *(run.label for run in runs[:3])]
@@ -143,7 +145,7 @@ def test_what_a_failed_run_was_required_for_stays_open(tmp_path, trainings):
 
 def test_a_data_set_goes_with_the_tables_of_its_kind(tmp_path):
     def tables(dataset, table="all"):
-        runs = reproduce.plan(
+        runs = plan_module.plan(
             table, trainer="smoke", seeds=[0], results=tmp_path / "results", dataset=dataset
         )
         return {run.cell[0] for run in runs}
@@ -190,12 +192,12 @@ def test_predictions_and_curves_are_published_too_also_later(tmp_path, finish):
 
 
 def test_a_dry_run_says_how_long_how_known_and_the_sum(tmp_path, monkeypatch, finish):
-    monkeypatch.setattr(reproduce, "device_of", lambda *_: "here")
+    monkeypatch.setattr(overview_module, "device_of", lambda *_: "here")
     runs = plan(tmp_path, seeds=(0, 1))
     finish(runs[0], "results", seconds=7200.0)
     finish(runs[3], "outputs", seconds=1200.0, device="there")
     said = []
-    reproduce.overview(runs, at_once=2, listed=True, report=said.append)
+    overview_module.overview(runs, at_once=2, listed=True, report=said.append)
     assert said[0].splitlines()[1].split()[-7:] == ["0", "of", "4", "6", "2.3", "h", "4"]
     assert said[1] == "In all 2.3 h of runs on here, 70 min with 2 at a time; unknown: 4 of 6 runs."
     assert said[2:] == [
@@ -206,7 +208,7 @@ def test_a_dry_run_says_how_long_how_known_and_the_sum(tmp_path, monkeypatch, fi
         f"  missing  {runs[6].label}  unknown",
         f"  missing  {runs[7].label}  about 20 min (on there)",
     ]
-    reproduce.overview(runs, at_once=2, report=said.append)
+    overview_module.overview(runs, at_once=2, report=said.append)
     assert said[-1] == "Each run: --list." and runs[1].label not in "".join(said[8:])
 
 

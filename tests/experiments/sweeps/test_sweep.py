@@ -20,8 +20,8 @@ from experiments.engine.cli import BUSY
 from experiments.engine.configuration import composing
 from experiments.engine.run import check, run
 from experiments.engine.rundir import run_dir
-from experiments.sweeps import reproduce
 from experiments.sweeps.job import Job, Outcome, exit_status, outcome
+from experiments.sweeps.plan import plan
 from experiments.sweeps.sweep import sweep
 from hydra_plugins.runs import RunSweeper
 from tests.experiments.conftest import TINY
@@ -53,7 +53,7 @@ def test_sweep_files_are_lab_notes_that_compose(path):
 
 @pytest.mark.parametrize("table", ["table1", "addition"])
 def test_the_tables_sweeps_are_all_of_their_cells_and_nothing_else(table):
-    planned = reproduce.plan(table, trainer="fast", seeds=[0], results=ROOT / "results")
+    planned = plan(table, trainer="fast", seeds=[0], results=ROOT / "results")
     with composing() as make:
         folders = {ROOT / run_dir(make(told), told) for told in product(ROOT / f"configs/sweep/{table}.yaml")}
     assert folders == {one.folder for one in planned}
