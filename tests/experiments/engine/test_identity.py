@@ -1,6 +1,9 @@
 """A run's identity: names and values, whatever the place of a class and the circumstances of a run."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,14 +107,32 @@ def test_differences_name_the_keys():
     assert differences(theirs, ours) == ["model.width (8 -> 9)", "task (None -> {})"]
 
 
-def test_every_target_of_a_published_run_is_found_today():
-    def targets(node):
-        if isinstance(node, dict):
-            yield from ([node["_target_"]] if "_target_" in node else [])
-            for value in node.values():
-                yield from targets(value)
+HELD = """
+import sys
+from pathlib import Path
+from experiments.engine.result import Result
+from experiments.sweeps.plan import plan
 
-    found = {target for path in PUBLISHED for target in targets(Result.read(path).config)}
-    assert len(found) > 20
-    for target in sorted(found):
-        assert callable(get_object(current_name(target))), target
+results = Path(sys.argv[1])
+jobs = plan("all", trainer="fast", seeds=[0, 1, 2], results=results)
+jobs += plan("birds", trainer="fast", seeds=[0], results=results, dataset="cub50")
+found = [job for job in jobs if job.published.exists()]
+assert all(Result.read(job.published).is_of(job.identity) for job in found)
+print(len(found))
+"""
+
+
+def test_a_class_moved_in_a_copy_of_the_tree_leaves_every_published_run_as_it_is(tmp_path):
+    for folder in ("stn", "experiments", "configs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "stn" / "models" / "mnist.py").rename(tmp_path / "stn" / "models" / "small.py")
+    moved = 0
+    for path in [*tmp_path.rglob("*.py"), *tmp_path.rglob("*.yaml")]:
+        text = path.read_text()
+        path.write_text(text.replace("stn.models.mnist", "stn.models.small"))
+        moved += "stn.models.mnist" in text
+    assert moved > 5
+    command = [sys.executable, "-c", HELD, str(ROOT / "results")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(PUBLISHED)
