@@ -1,4 +1,4 @@
-# Needs git, make and Python 3.11 or newer; everything else goes into .venv. Another Python: make test PYTHON=python3.12
+# Needs git, make and Python 3.11.4 or newer; everything else goes into .venv. Another Python: make test PYTHON=python3.12
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.stamp
@@ -44,8 +44,8 @@ clean:  ## remove caches and build products; keeps .venv, data/ and outputs/
 
 # Redone only when a requirement changes. uv does the installing: it keeps to the pinned versions and is many times faster.
 $(STAMP): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-		{ echo "Python 3.11 or newer is needed and '$(PYTHON)' is not: name one, as in 'make test PYTHON=python3.12'." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' 2>/dev/null || \
+		{ echo "Python 3.11.4 or newer is needed and '$(PYTHON)' is not: name one, as in 'make test PYTHON=python3.12'." >&2; exit 1; }
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	$(PY) -m uv pip install --python $(PY) -r requirements.txt
