@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks.steps import SameBatch, config, step_of
-from experiments.benchmarks.suite import Row
-from experiments.benchmarks.timing import Work, in_turn, ratio
+from experiments.benchmarks.timing import Row, Work, in_turn, ratio
 from experiments.engine.build import build
 from experiments.engine.compute import Compute, choose
 from stn import sample

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.suite import Row
 from experiments.benchmarks.suites import SUITES, Measured, Section, read
+from experiments.benchmarks.timing import Row
 from experiments.engine.build import UserError
 from experiments.report import embed, markdown_table
 
@@ -32,29 +32,26 @@ UNITS = {
 }
 
 
-def unit_and_format(key: str) -> tuple[str, str]:
-    return next((found for end, found in UNITS.items() if key.endswith(end)), ("", "g"))
-
-
 def heading(key: str, value: Any) -> str:
     """ "ours_ms" -> "ours, ms".   value: one of the column's, since a ratio has quartiles."""
-    unit, _ = unit_and_format(key)
-    end = next((end for end in UNITS if unit and key.endswith(end)), "")
-    name = key.removesuffix(end).replace("_", " ")
-    return ", ".join(part for part in (name, unit) if part) + (
-        " (quartiles)" if isinstance(value, dict) else ""
-    )
+    end, unit, _ = _unit(key)
+    name = (key.removesuffix(end) if unit else key).replace("_", " ")
+    return ", ".join(filter(None, (name, unit))) + (" (quartiles)" if isinstance(value, dict) else "")
 
 
 def text(key: str, value: Any) -> str:
     """A value of a row as the page shows it."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "**no**"
     if isinstance(value, dict):
         return f"{value['median']:.2f} ({value['q1']:.2f}–{value['q3']:.2f})"
-    return value if isinstance(value, str) else format(value, unit_and_format(key)[1])
+    words = {None: "", True: "yes", False: "**no**"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return value if isinstance(value, str) else format(value, _unit(key)[2])
+
+
+def _unit(key: str) -> tuple[str, str, str]:
+    """The end of a key, its unit, its format."""
+    return next(((end, *found) for end, found in UNITS.items() if key.endswith(end)), ("", "", "g"))
 
 
 def machine(section: Section) -> str:

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.accuracy import accuracy
 from experiments.benchmarks.birds import birds
 from experiments.benchmarks.data import distort, sampler
-from experiments.benchmarks.startup import start
-from experiments.benchmarks.suite import Row, SkippedError
+from experiments.benchmarks.processes import accuracy, start
+from experiments.benchmarks.timing import Row, SkippedError
 from experiments.benchmarks.training import gpu, overhead, seeds, size, train, tricks
 from experiments.engine.compute import choose
 from experiments.engine.files import write_json
