@@ -109,7 +109,6 @@ def plain_step(model: str, side: int, width: int, pool: int = 1, experiment: str
 # --- Data: a Dataset that distorts one digit at a time with torchvision, and a DataLoader with two workers --------
 
 EPOCH = 32  # batches of an epoch of `plain_step`
-KINDS = ("torchvision", "functional", "PIL")
 
 
 def epoch_of(data: Dataset[Any], use: Callable[[Any], object], units: int) -> Work:

@@ -10,22 +10,19 @@ from torchvision.transforms.v2 import functional as tv
 
 from experiments.benchmarks import baselines
 from experiments.benchmarks.steps import distortion_pipeline
-from experiments.benchmarks.timing import Row, SkippedError, comparison, in_turn, largest_difference
+from experiments.benchmarks.timing import Make, Row, SkippedError, compare, largest_difference
 from stn.datasets.distortions import warp_affine
 
 # Distortion, against, at least so many times as fast, digits in an epoch of theirs.
-CASES: tuple[tuple[str, str, float | None, int], ...] = (
-    ("R", "torchvision", 30.0, 4096),
-    ("RTS", "torchvision", 30.0, 4096),
-    ("P", "torchvision", 30.0, 4096),
-    ("E", "torchvision", 100.0, 2048),
-    ("TC", "torchvision", 30.0, 4096),
-    ("R", "functional", None, 8192),
-    ("RTS", "functional", None, 8192),
-    ("P", "functional", None, 8192),
+CASES: list[tuple[str, str, float | None, int]] = [
+    *(
+        (name, "torchvision", 100.0 if name == "E" else 30.0, 2048 if name == "E" else 4096)
+        for name in ("R", "RTS", "P", "E", "TC")
+    ),
+    *((name, "functional", None, 8192) for name in ("R", "RTS", "P")),
     ("R", "PIL", None, 8192),
     ("RTS", "kornia", 1.5, 0),
-)
+]
 
 
 def has_kornia() -> bool:
@@ -51,13 +48,14 @@ def distort(rounds: int) -> list[Row]:
         experiment = f"mnist_{case.lower()}"
         if kind != "kornia":
             difference = check_distortion(experiment, kind)
-            theirs = partial(baselines.torchvision_pipeline, experiment, size, kind)
+            theirs: Make = partial(baselines.torchvision_pipeline, experiment, size, kind)
         elif has_kornia():
-            difference, theirs = check_kornia_affine(), partial(baselines.kornia_affine)
+            difference, theirs = check_kornia_affine(), baselines.kornia_affine
         else:
             continue
-        times = in_turn({"ours": partial(distortion_pipeline, experiment), kind: theirs}, rounds=rounds)
-        rows.append(comparison(case, *times, at_least=at_least, difference=difference, rate=True))
+        sides = {"ours": partial(distortion_pipeline, experiment), kind: theirs}
+        row = compare(case, sides, rounds=rounds, at_least=at_least, difference=difference, rate=True)
+        rows.append(row)
     return rows
 
 
@@ -109,14 +107,14 @@ def sampler(rounds: int) -> list[Row]:
     rows = []
     for transform in baselines.TRANSFORMS:
         for channels, batch in ((1, 256), (64, 64)):
-            difference = check_warp(transform, channels)
             make = partial(baselines.warp_step, transform, channels, batch)
-            times = in_turn(
-                {"ours": partial(make, kornia=False), "kornia": partial(make, kornia=True)}, rounds=rounds
-            )
+            sides = {name: partial(make, kornia=name == "kornia") for name in ("ours", "kornia")}
             case = f"{transform}, {channels} channel{'s' * (channels > 1)}, batch {batch}"
-            at_least = 5.0 if transform == "tps" else 1.0
-            rows.append(comparison(case, *times, at_least=at_least, difference=difference, rate=True))
+            row = {
+                "at_least": 5.0 if transform == "tps" else 1.0,
+                "difference": check_warp(transform, channels),
+            }
+            rows.append(compare(case, sides, rounds=rounds, rate=True, **row))
     return rows
 
 

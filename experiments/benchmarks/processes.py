@@ -5,14 +5,14 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.benchmarks.baselines import has_mnist
 from experiments.benchmarks.steps import config
-from experiments.benchmarks.timing import Row, Timing, goal, ratio
+from experiments.benchmarks.timing import Row, Work, goal, in_turn, ratio
 from experiments.engine import rundir
 from experiments.engine.files import ROOT, write_json
 
@@ -32,14 +32,8 @@ def start(rounds: int) -> list[Row]:
         "import stn": ["-c", "import stn"],
         "train.py --help": [str(ROOT / "train.py"), "--help"],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for i in range(max(rounds // 2, 3) + 1):
-        for name, command in commands.items():
-            begun = time.perf_counter()
-            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
-            if i:
-                seconds[name].append(time.perf_counter() - begun)
-    torch, stn, help_ = (Timing(name, values) for name, values in seconds.items())
+    sides = {name: partial(process, *command) for name, command in commands.items()}
+    torch, stn, help_ = in_turn(sides, rounds=max(rounds // 2, 3))
     imports = ratio(stn, torch)
     rows: list[Row] = [
         {"what": "import stn / import torch", "ratio": imports, "seconds": None, "megabytes": None}
@@ -53,6 +47,12 @@ def start(rounds: int) -> list[Row]:
         what = f"peak memory, {' '.join(overrides)}"
         rows.append({"what": what, "megabytes": peak} | goal(peak, at_most=2000.0))
     return rows
+
+
+def process(*arguments: str) -> Work:
+    """Python with these arguments, from its start to its end."""
+    command = [sys.executable, *arguments]
+    return Work(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT))
 
 
 def peak_megabytes(overrides: Sequence[str], steps: int = 60) -> float:

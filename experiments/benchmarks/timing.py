@@ -62,18 +62,6 @@ def ratio(over: Timing, under: Timing) -> dict[str, float]:
     return dict(zip(("q1", "median", "q3"), quartiles.tolist(), strict=True))
 
 
-def comparison(
-    case: str, ours: Timing, theirs: Timing, *, at_least: float | None, difference: float, rate: bool = False
-) -> Row:
-    """The row of one comparison.   rate: the times are of one image; give images per second, not milliseconds."""
-    gain = ratio(theirs, ours)
-    unit = "images_per_second" if rate else "ms"
-    sides = {"ours": ours, "theirs": theirs}
-    times = {f"{name}_{unit}": 1 / side.median if rate else side.ms for name, side in sides.items()}
-    row: Row = {"case": case, "against": theirs.label, **times, "times_as_fast": gain}
-    return row | goal(gain, at_least=at_least) | {"largest_difference": difference}
-
-
 def goal(value: float | dict[str, float], **bound: float | None) -> Row:
     """What was to be reached, and whether it is.   bound: one of at_least and at_most, or None for no goal."""
     ((kind, limit),) = bound.items()
@@ -117,6 +105,23 @@ def in_turn(
                 if i:
                     timing.seconds.append(seconds)
     return timings
+
+
+def compare(case: str, sides: Mapping[str, Make], *, rounds: int, seconds: float = 0.2, **row: Any) -> Row:
+    """Ours and theirs in turn, and their row.   seconds: of one measurement.   row: as for `comparison`."""
+    return comparison(case, *in_turn(sides, rounds=rounds, at_least=seconds), **row)
+
+
+def comparison(
+    case: str, ours: Timing, theirs: Timing, *, at_least: float | None, difference: float, rate: bool = False
+) -> Row:
+    """The row of one comparison.   rate: the times are of one image; give images per second, not milliseconds."""
+    gain = ratio(theirs, ours)
+    unit = "images_per_second" if rate else "ms"
+    sides = {"ours": ours, "theirs": theirs}
+    times = {f"{name}_{unit}": 1 / side.median if rate else side.ms for name, side in sides.items()}
+    row: Row = {"case": case, "against": theirs.label, **times, "times_as_fast": gain}
+    return row | goal(gain, at_least=at_least) | {"largest_difference": difference}
 
 
 class Runner(ProcessPoolExecutor):
