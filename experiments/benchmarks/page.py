@@ -70,9 +70,8 @@ def description(name: str) -> tuple[str, list[str]]:
 def section_markdown(name: str, section: Section) -> str:
     """The rows of a suite on one machine, and where they are from."""
     rows: list[Row] = section["rows"]
-    columns = {
-        key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)
-    }
+    keys = dict.fromkeys(key for row in rows for key in row)
+    columns = {key: [row.get(key) for row in rows] for key in keys}
     heads = [heading(key, next(filter(None, values), None)) for key, values in columns.items()]
     cells = zip(*([text(key, value) for value in values] for key, values in columns.items()), strict=True)
     lines = [f"### {name} on {where(section)}\n", markdown_table(heads, cells, "l" + "r" * (len(heads) - 1))]
