@@ -1,17 +1,18 @@
 """Suite birds: the time of an image with and without transformers, at 224 and 448 pixels, and of each stage."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.benchmarks.steps import SameBatch, config, step_of
-from experiments.benchmarks.suite import Row
-from experiments.benchmarks.timing import Work, in_turn, ratio
+from experiments.benchmarks.timing import Row, Work, in_turn, ratio
 from experiments.engine.build import build
 from experiments.engine.compute import Compute, choose
 from stn import sample
-from stn.models.images import ImageCNN, ImageSTCNN
+from stn.models.images import ImageCNN
 
 CASES = {
     "cub_cnn_224": "CNN, 224 px",
@@ -19,20 +20,19 @@ CASES = {
     "cub_2st_448": "2xST-CNN, 448 px",
     "cub_4st_448": "4xST-CNN, 448 px",
 }
-BATCH = 8
-CLASSES = 200
+BATCH, CLASSES = 8, 200
 STAGES = ("localisation", "sampling", "backbones")
 
 
-def network(experiment: str) -> tuple[ImageCNN | ImageSTCNN, Tensor, Compute]:
+def network(experiment: str) -> tuple[Any, Tensor, Compute]:
     """The experiment's network on untrained MobileNetV2, and a batch of random images."""
     cfg = config(f"experiment={experiment}", "backbone=mobilenet_v2", "backbone.weights=none")
     compute = choose("auto", "auto", None)
     torch.manual_seed(0)
     side = cfg.dataset.size
     model = build(cfg.model, in_shape=(3, side, side), num_classes=CLASSES).to(compute.device)
-    model = model.to(memory_format=torch.channels_last).train()
-    return model, torch.rand(BATCH, 3, side, side, device=compute.device), compute
+    images = torch.rand(BATCH, 3, side, side, device=compute.device)
+    return model.to(memory_format=torch.channels_last).train(), images, compute
 
 
 def bird_step(experiment: str) -> Work:
@@ -47,31 +47,30 @@ def bird_step(experiment: str) -> Work:
 def bird_stage(experiment: str, stage: str) -> Work:
     """One stage of the network, forward and backward; a unit is an image.   stage: one of STAGES."""
     model, images, compute = network(experiment)
+    stages: dict[str, Callable[[], list[Tensor]]]
     if isinstance(model, ImageCNN):
-        if stage != "backbones":
-            raise ValueError(f"A CNN has no {stage}.")
-        backbones: list[nn.Module] = [model.backbone]
-        crops = [images]
+        image = images.clone().requires_grad_()
+        stages = {"backbones": lambda: [model.backbone(image)]}
     else:
-        backbones = list(model.backbones.children())
         with torch.no_grad():
-            crops = list(model(images)[1]["warped"].float().unbind(1))
-    crops = [crop.detach().requires_grad_(stage == "backbones") for crop in crops]
-    theta = torch.zeros(BATCH, 2, device=images.device, requires_grad=True)
-
-    def outputs() -> list[Tensor]:
-        if stage == "backbones":
-            return [backbone(crop) for backbone, crop in zip(backbones, crops, strict=True)]
-        assert isinstance(model, ImageSTCNN)
+            warped = model(images)[1]["warped"].float().unbind(1)
+        crops = [crop.clone().requires_grad_() for crop in warped]
+        theta = torch.zeros(BATCH, 2, device=images.device, requires_grad=True)
         parallel = model.transformers
-        if stage == "localisation":
-            return [model.locate(images)]
-        size = parallel.out_size or (images.shape[2], images.shape[3])
-        return [sample(images, parallel.transform.grid(theta, size)) for _ in range(parallel.count)]
+        size = parallel.out_size or images.shape[2:]
+        stages = {
+            "localisation": lambda: [model.locate(images)],
+            "sampling": lambda: [
+                sample(images, parallel.transform.grid(theta, size)) for _ in range(parallel.count)
+            ],
+            "backbones": lambda: [net(crop) for net, crop in zip(model.backbones, crops, strict=True)],
+        }
+    if stage not in stages:
+        raise ValueError(f"A CNN has no {stage}.")
 
     def call() -> None:
         with compute.autocast():
-            loss = torch.stack([out.sum() for out in outputs()]).sum()
+            loss = torch.stack([out.sum() for out in stages[stage]()]).sum()
         model.zero_grad(set_to_none=True)
         loss.backward()
 
@@ -94,15 +93,12 @@ def birds(rounds: int) -> list[Row]:
         sides = {"step": makes[experiment]} | {name: partial(bird_stage, experiment, name) for name in names}
         whole, *stages = in_turn(sides, rounds=max(rounds // 2, 3), at_least=0.5)
         shares = {stage.label: 100 * ratio(stage, whole)["median"] for stage in stages}
-        rows.append(
-            {
-                "network": CASES[experiment],
-                "image_ms": step.ms,
-                "times_the_CNN": ratio(step, steps["cub_cnn_224"]),
-                "times_the_same_at_224_px": ratio(step, steps["cub_2st_224"])
-                if experiment == "cub_2st_448"
-                else None,
-                **{f"{name}_percent": shares.get(name) for name in STAGES},
-            }
-        )
+        half = ratio(step, steps["cub_2st_224"]) if experiment == "cub_2st_448" else None
+        row = {
+            "network": CASES[experiment],
+            "image_ms": step.ms,
+            "times_the_CNN": ratio(step, steps["cub_cnn_224"]),
+        }
+        row |= {"times_the_same_at_224_px": half}
+        rows.append(row | {f"{name}_percent": shares.get(name) for name in STAGES})
     return rows

@@ -1,17 +1,19 @@
 """results/benchmarks.json -> results/benchmarks.md, its plot, and a paragraph elsewhere: how each number is written."""
 
 import inspect
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.suite import Row
-from experiments.benchmarks.suites import SUITES, Measured, Section, read
+from experiments.benchmarks.suites import SUITES, Measured, Section, machine
+from experiments.benchmarks.timing import Row
 from experiments.engine.build import UserError
 from experiments.report import embed, markdown_table
 
 MARK = "performance"  # of the paragraph's place on a page
 COMMAND = "python scripts/benchmark.py"
+SAID = ("train", "distort", "overhead", "seeds", "birds")  # suites of the paragraph, in its order
 PLOT = "benchmarks-size"  # below figures/, without its ending
 
 # What a key ends with -> the unit in the table's head, and the format. The first that fits.
@@ -32,34 +34,31 @@ UNITS = {
 }
 
 
-def unit_and_format(key: str) -> tuple[str, str]:
-    return next((found for end, found in UNITS.items() if key.endswith(end)), ("", "g"))
-
-
 def heading(key: str, value: Any) -> str:
     """ "ours_ms" -> "ours, ms".   value: one of the column's, since a ratio has quartiles."""
-    unit, _ = unit_and_format(key)
-    end = next((end for end in UNITS if unit and key.endswith(end)), "")
-    name = key.removesuffix(end).replace("_", " ")
-    return ", ".join(part for part in (name, unit) if part) + (
-        " (quartiles)" if isinstance(value, dict) else ""
-    )
+    end, unit, _ = _unit(key)
+    name = (key.removesuffix(end) if unit else key).replace("_", " ")
+    return ", ".join(filter(None, (name, unit))) + (" (quartiles)" if isinstance(value, dict) else "")
 
 
 def text(key: str, value: Any) -> str:
     """A value of a row as the page shows it."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "**no**"
     if isinstance(value, dict):
         return f"{value['median']:.2f} ({value['q1']:.2f}–{value['q3']:.2f})"
-    return value if isinstance(value, str) else format(value, unit_and_format(key)[1])
+    words = {None: "", True: "yes", False: "**no**"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return value if isinstance(value, str) else format(value, _unit(key)[2])
 
 
-def machine(section: Section) -> str:
-    able = "multiplies" if section["bf16_in_hardware"] else "does not multiply"
-    return f"{section['device']}, which {able} bfloat16 in hardware"
+def _unit(key: str) -> tuple[str, str, str]:
+    """The end of a key, its unit, its format."""
+    return next(((end, *found) for end, found in UNITS.items() if key.endswith(end)), ("", "", "g"))
+
+
+def where(section: Section) -> str:
+    device, bf16 = machine(section)
+    return f"{device}, which {'multiplies' if bf16 else 'does not multiply'} bfloat16 in hardware"
 
 
 def description(name: str) -> tuple[str, list[str]]:
@@ -71,21 +70,17 @@ def description(name: str) -> tuple[str, list[str]]:
 def section_markdown(name: str, section: Section) -> str:
     """The rows of a suite on one machine, and where they are from."""
     rows: list[Row] = section["rows"]
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    heads = [heading(key, next((row[key] for row in rows if row.get(key) is not None), None)) for key in keys]
-    cells = [[text(key, row.get(key)) for key in keys] for row in rows]
-    align = "l" + "r" * (len(keys) - 1)
-    lines = [
-        f"### {name} on {machine(section)}\n",
-        markdown_table(heads, cells, align),
-    ]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    columns = {key: [row.get(key) for row in rows] for key in keys}
+    heads = [heading(key, next(filter(None, values), None)) for key, values in columns.items()]
+    cells = zip(*([text(key, value) for value in values] for key, values in columns.items()), strict=True)
+    lines = [f"### {name} on {where(section)}\n", markdown_table(heads, cells, "l" + "r" * (len(heads) - 1))]
     if section.get("caveat"):
         lines.append(f"- {section['caveat']}")
+    facts = [section["date"], *([f"{section['rounds']} rounds"] if section["rounds"] else [])]
+    facts.append(", ".join(f"{library} {version}" for library, version in section["versions"].items()))
     revision = (section["git_revision"] or "unknown")[:7] + (" (dirty)" if section["git_dirty"] else "")
-    rounds = [] if section["rounds"] is None else [f"{section['rounds']} rounds"]
-    software = ", ".join(f"{library} {version}" for library, version in section["versions"].items())
-    lines.append(f"- {'; '.join([section['date'], *rounds, software, f'git revision {revision}'])}.\n")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"- {'; '.join([*facts, f'git revision {revision}'])}.\n"])
 
 
 def page_markdown(measured: Measured) -> str:
@@ -117,59 +112,55 @@ def page_markdown(measured: Measured) -> str:
 
 def paragraph(measured: Measured) -> str:
     """Sentences about what was measured, for each machine; every number is read from the rows."""
-    machines = dict.fromkeys(machine(one) for name in SUITES for one in measured.get(name, []))
+    by_machine: dict[str, dict[str, list[Row]]] = {}
+    for name in SUITES:
+        for section in measured.get(name, []):
+            by_machine.setdefault(where(section), {})[name] = section["rows"]
     parts = []
-    for where in machines:
-        rows = {name: one["rows"] for name, held in measured.items() for one in held if machine(one) == where}
-        if sentences := _sentences(rows):
-            parts.append(f"On {where}: {' '.join(sentences)}")
-    parts.append(
-        "All of it, with machine, versions and date: [results/benchmarks.md](../results/benchmarks.md)."
-    )
-    return " ".join(parts)
+    for one, suites in by_machine.items():
+        sentences = [_sentence(name, suites[name]) for name in SAID if name in suites]
+        if sentences:
+            parts.append(f"On {one}: {' '.join(sentences)}")
+    end = "All of it, with machine, versions and date: [results/benchmarks.md](../results/benchmarks.md)."
+    return " ".join([*parts, end])
 
 
-def _sentences(rows: dict[str, list[Row]]) -> list[str]:
-    sentences = []
-    if "train" in rows:
-        st = [row for row in rows["train"] if row["case"].startswith("ST-CNN")]
-        fed, bare = (
-            [row for row in st if ("without" in row["case"]) == without] for without in (False, True)
-        )
-        sentences.append(
-            f"a training step of the ST-CNN on R, data included, is {_times(fed)} as fast as the same network written "
-            f"plainly ({_times(bare)} without its data pipeline)."
-        )
-    if "distort" in rows:
-        gains = _times([row for row in rows["distort"] if row["against"] == "torchvision"])
-        sentences.append(
-            f"Fresh distorted digits come {gains} as fast as from torchvision transforms in a DataLoader with two "
-            "workers."
-        )
-    if "overhead" in rows:
-        ratios = ", ".join(f"{row['case']} {row['ratio']['median']:.2f}" for row in rows["overhead"])
-        sentences.append(f"ST-CNN step over CNN step at equal width: {ratios}.")
-    if "seeds" in rows:
-        row = rows["seeds"][0]
-        beside, after = (row[f"{how}_runs_per_hour"] for how in ("side_by_side", "one_after_the_other"))
-        sentences.append(
-            f"Two single-thread runs side by side finish {beside:.1f} runs an hour ({row['case']}, schedule fast), "
-            f"one after the other with two threads {after:.1f}."
-        )
-    if "birds" in rows:
-        costs = (
-            f"{r['network'].replace(',', ' at')} {r['times_the_CNN']['median']:.2f}"
-            for r in rows["birds"][1:]
-        )
-        sentences.append(f"Birds, a step over that of the CNN on 224 pixels: {'; '.join(costs)}.")
-    return sentences
+def _sentence(name: str, rows: Sequence[Row]) -> str:
+    """What the paragraph says of a suite.   name: one of SAID."""
+    match name:
+        case "train":
+            st = [row for row in rows if row["case"].startswith("ST-CNN")]
+            fed, bare = (_times([r for r in st if ("without" in r["case"]) == out]) for out in (False, True))
+            return (
+                f"a training step of the ST-CNN on R, data included, is {fed} as fast as the same network written "
+                f"plainly ({bare} without its data pipeline)."
+            )
+        case "distort":
+            gains = _times([row for row in rows if row["against"] == "torchvision"])
+            return (
+                f"Fresh distorted digits come {gains} as fast as from torchvision transforms in a DataLoader with "
+                "two workers."
+            )
+        case "overhead":
+            ratios = ", ".join(f"{row['case']} {row['ratio']['median']:.2f}" for row in rows)
+            return f"ST-CNN step over CNN step at equal width: {ratios}."
+        case "seeds":
+            return (
+                "Two single-thread runs side by side finish {side_by_side_runs_per_hour:.1f} runs an hour ({case}, "
+                "schedule fast), one after the other with two threads {one_after_the_other_runs_per_hour:.1f}."
+            ).format(**rows[0])
+        case _:
+            costs = (
+                f"{r['network'].replace(',', ' at')} {r['times_the_CNN']['median']:.2f}" for r in rows[1:]
+            )
+            return f"Birds, a step over that of the CNN on 224 pixels: {'; '.join(costs)}."
 
 
 def _times(rows: Sequence[Row]) -> str:
     """Such as "2.9 to 3.6 times", of the rows' gains."""
     gains = [row["times_as_fast"]["median"] for row in rows]
-    low, high = (f"{gain:.1f}" if gain < 10 else f"{gain:.0f}" for gain in (min(gains), max(gains)))
-    return f"{low} to {high} times" if low != high else f"{low} times"
+    ends = dict.fromkeys(f"{gain:.1f}" if gain < 10 else f"{gain:.0f}" for gain in (min(gains), max(gains)))
+    return f"{' to '.join(ends)} times"
 
 
 def write_page(path: Path, *, page: Path | None = None) -> list[Path]:
@@ -184,7 +175,7 @@ def write_page(path: Path, *, page: Path | None = None) -> list[Path]:
     """
     if not path.exists():
         raise UserError(f"There is no {path}: measure first, with {COMMAND} all --json {path}.")
-    measured = read(path)
+    measured: Measured = json.loads(path.read_text())
     written = [path.with_suffix(".md")]
     written[0].write_text(page_markdown(measured), encoding="utf-8")
     for i, section in enumerate(measured.get("size", [])):

@@ -1,8 +1,9 @@
 """Our side of a comparison: training steps and data pipelines exactly as train.py makes them, ready to be timed."""
 
-import copy
+from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from experiments.benchmarks import baselines
+from experiments.benchmarks.baselines import BATCH, has_mnist, plain_network
 from experiments.benchmarks.timing import Work
 from experiments.engine.build import build
 from experiments.engine.compute import Compute, choose, set_allocator
@@ -19,11 +20,8 @@ from experiments.engine.optim import make_optimizer
 from experiments.engine.run import assemble
 from experiments.engine.step import EagerStep, make_step
 from stn.convolution import Conv2d, plain_operations
-from stn.datasets.streams import TrainStream
 from stn.models.mnist import average_pool
 
-ROOT = Path(__file__).resolve().parents[2]
-BATCH = 256
 SIDE = {"mnist_r": 28, "mnist_p": 28, "mnist_e": 28, "mnist_rts": 42, "mnist_tc": 60}  # pixels of an image
 LABELS = {"fcn": "FCN", "cnn": "CNN", "st_fcn": "ST-FCN affine", "st_cnn": "ST-CNN affine"}
 
@@ -39,7 +37,7 @@ def config(*overrides: str) -> DictConfig:
 
 def digits_config(experiment: str, *overrides: str) -> DictConfig:
     """The experiment on MNIST where its files are here, else on the digits that come with scikit-learn."""
-    elsewhere = [] if baselines.has_mnist() else ["dataset=digits"]
+    elsewhere = [] if has_mnist() else ["dataset=digits"]
     return config(f"experiment={experiment}", *overrides, *elsewhere)
 
 
@@ -49,65 +47,55 @@ def distortion_pipeline(experiment: str) -> Work:
     return Work(data.train_stream(BATCH).next_batch, BATCH)
 
 
+@dataclass
 class SameBatch:
     """A stream that costs nothing: the same batch for ever."""
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self._batch = images, labels
+    images: Tensor
+    labels: Tensor
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        return self._batch
+        return self.images, self.labels
 
 
 def step_of(
     cfg: DictConfig, network: nn.Module, stream: Any, compute: Compute, graph: bool = False
 ) -> EagerStep:
     """A training step with the configuration's task and optimiser."""
-    settings = OmegaConf.to_container(cfg.optimizer, resolve=True)
-    assert isinstance(settings, dict)
-    optimizer = make_optimizer(network, {str(k): v for k, v in settings.items()}, plain=compute.plain)
+    settings: Any = OmegaConf.to_container(cfg.optimizer, resolve=True)
+    optimizer = make_optimizer(network, settings, plain=compute.plain)
     return make_step(network.train(), optimizer, stream, build(cfg.task), compute.autocast, graph=graph)
 
 
 def training_step(
-    experiment: str,
-    model: str,
-    width: int | None = None,
-    precision: str = "auto",
-    data: bool = True,
-    device: str = "cpu",
+    experiment: str, model: str, *own: str, precision: str = "auto", data: bool = True, device: str = "cpu"
 ) -> Work:
-    """A training step of 256 images.   data: distort each batch afresh, else use one for ever."""
-    widths = [] if width is None else [f"model.width={width}"]
-    cfg = digits_config(experiment, f"model={model}", *widths)
-    cfg.trainer.precision = precision
+    """A training step of 256 images.   own: overrides.   data: distort each batch afresh, else use one for ever."""
+    cfg = digits_config(experiment, f"model={model}", *own, f"trainer.precision={precision}")
     compute = choose(device, precision, None)
-    stream, network = stream_and_network(cfg, compute)
-    source = stream if data else SameBatch(*stream.next_batch())
-    return Work(step_of(cfg, network, source, compute, graph=compute.graph and data))
+    source, network = assemble(cfg, compute.device)
+    stream = source.train_stream(BATCH)
+    stream = stream if data else SameBatch(*stream.next_batch())
+    return Work(step_of(cfg, network, stream, compute, graph=compute.graph and data))
 
 
-def stream_and_network(cfg: DictConfig, compute: Compute) -> tuple[TrainStream, nn.Module]:
-    data, network = assemble(cfg, compute.device)
-    return data.train_stream(BATCH), network
+def digits_network(side: int, *overrides: str) -> Any:
+    """A network without its data.   side: of the images, pixels."""
+    return build(config(*overrides).model, in_shape=(1, side, side), num_classes=10)
 
 
-def width_of(experiment: str, model: str) -> int:
-    """The width that the budget of 400,000 parameters gives."""
-    cfg = config(f"experiment={experiment}", f"model={model}")
-    side = SIDE[experiment]
-    return int(build(cfg.model, in_shape=(1, side, side), num_classes=10).width)
+def twin_of(network: Any, model: str, side: int) -> nn.Module:
+    """The same network as tutorials write it, with weights of its own."""
+    return plain_network(model, side, network.width, getattr(network, "pool", 1))
 
 
 def stacked_step(experiment: str, model: str, seeds: int) -> Work:
     """A step of several seeds in one process: plain networks with stacked parameters under torch.func.vmap."""
-    cfg = digits_config(experiment, f"model={model}")
     compute = choose("cpu", "auto", None)
-    stream, _ = stream_and_network(cfg, compute)
-    twin = baselines.plain_network(
-        model, SIDE[experiment], width_of(experiment, model), cfg.model.get("pool", 1)
-    )
-    parameters, buffers = torch.func.stack_module_state([copy.deepcopy(twin) for _ in range(seeds)])
+    source, network = assemble(digits_config(experiment, f"model={model}"), compute.device)
+    stream = source.train_stream(BATCH)
+    twin = twin_of(network, model, SIDE[experiment])
+    parameters, buffers = torch.func.stack_module_state([twin] * seeds)
     optimizer = torch.optim.SGD(list(parameters.values()), lr=0.01, momentum=0.9, fused=True)
 
     def loss(p: dict[str, Tensor], b: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
@@ -127,39 +115,35 @@ def stacked_step(experiment: str, model: str, seeds: int) -> Work:
 
 def sized_step(side: int, batch: int, width: int) -> Work:
     """A training step of the ST-CNN affine on one batch of random images."""
-    cfg = config("experiment=mnist_r", f"model.width={width}")
+    overrides = ["experiment=mnist_r", f"model.width={width}"]
     compute = choose("cpu", "auto", None)
-    network = build(cfg.model, in_shape=(1, side, side), num_classes=10).to(memory_format=torch.channels_last)
+    network = digits_network(side, *overrides).to(memory_format=torch.channels_last)
     stream = SameBatch(torch.rand(batch, 1, side, side), torch.randint(10, (batch,)))
-    return Work(step_of(cfg, network, stream, compute))
+    return Work(step_of(config(*overrides), network, stream, compute))
 
 
 def first_layer(plain: bool) -> Work:
     """Forward and backward of the ST-CNN's first convolution on R, its input's gradient included, in bfloat16."""
-    choose("cpu", "auto", None)
     layer = Conv2d(1, 88, 9).to(memory_format=torch.channels_last)
-    image = torch.rand(BATCH, 1, 28, 28, requires_grad=True)
-    upstream = torch.rand(BATCH, 88, 20, 20).to(memory_format=torch.channels_last)
 
-    def call() -> None:
+    def forward(image: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16), plain_operations() if plain else nullcontext():
-            out = layer(image)
-        torch.autograd.grad(out, (image, *layer.parameters()), upstream.to(out.dtype))
+            return layer(image)
 
-    return Work(call)
+    return _backward(forward, torch.rand(BATCH, 1, 28, 28), *layer.parameters())
 
 
 def halving(plain: bool) -> Work:
     """Forward and backward of the pooling behind two transformers of two 42x42 channels (MNIST addition)."""
+    pool = partial(F.avg_pool2d, ceil_mode=True) if plain else average_pool
+    return _backward(lambda image: pool(image, 2), torch.rand(BATCH, 4, 42, 42))
+
+
+def _backward(forward: Callable[[Tensor], Tensor], image: Tensor, *parameters: Tensor) -> Work:
     choose("cpu", "auto", None)
-    image = torch.rand(BATCH, 4, 42, 42, requires_grad=True)
-    upstream = torch.rand(BATCH, 4, 21, 21)
-
-    def call() -> None:
-        out = F.avg_pool2d(image, 2, ceil_mode=True) if plain else average_pool(image, 2)
-        torch.autograd.grad(out, image, upstream)
-
-    return Work(call)
+    image.requires_grad_()
+    upstream = torch.rand_like(forward(image).detach())
+    return Work(lambda: torch.autograd.grad(forward(image), (image, *parameters), upstream))
 
 
 def memory_step(experiment: str, model: str, plain: bool) -> Work:

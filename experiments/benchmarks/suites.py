@@ -5,17 +5,15 @@ they were measured. Numbers are as measured, with units in their keys; page.py w
 """
 
 import datetime
-import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.accuracy import accuracy
 from experiments.benchmarks.birds import birds
 from experiments.benchmarks.data import distort, sampler
-from experiments.benchmarks.startup import start
-from experiments.benchmarks.suite import Row, SkippedError
+from experiments.benchmarks.processes import accuracy, start
+from experiments.benchmarks.timing import Row, SkippedError
 from experiments.benchmarks.training import gpu, overhead, seeds, size, train, tricks
 from experiments.engine.compute import choose
 from experiments.engine.files import write_json
@@ -41,35 +39,20 @@ def measure(name: str, rounds: int) -> Section:
         "bf16_in_hardware": compute.precision == "bf16",
         "rounds": rounds if name in ALL else None,  # accuracy has seeds instead
         "date": datetime.date.today().isoformat(),
-        "versions": versions() | _library_versions(),
+        "versions": versions("kornia", "scipy"),
         **git_revision(),
         "rows": rows,
     }
 
 
-def _library_versions() -> dict[str, str]:
-    found = {}
-    for name in ("kornia", "scipy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def read(path: Path) -> Measured:
-    measured: Measured = json.loads(path.read_text())
-    return measured
+def machine(section: Section) -> tuple[str, bool]:
+    return section["device"], section["bf16_in_hardware"]
 
 
 def merge(measured: Measured, name: str, section: Section) -> None:
     """Puts a section in place of the one of the same kind of machine, or beside those of others."""
-
-    def machine(section: Section) -> tuple[str, bool]:
-        return section["device"], section["bf16_in_hardware"]
-
-    sections = measured.setdefault(name, [])
-    sections[:] = [one for one in sections if machine(one) != machine(section)] + [section]
+    others = [one for one in measured.get(name, []) if machine(one) != machine(section)]
+    measured[name] = [*others, section]
 
 
 def run_suites(
@@ -86,7 +69,7 @@ def run_suites(
     Returns:
         The file's content.
     """
-    measured = read(path) if path and path.exists() else {}
+    measured: Measured = json.loads(path.read_text()) if path and path.exists() else {}
     for name in names:
         try:
             section = measure(name, rounds)

@@ -1,31 +1,25 @@
 """Suites train, tricks, overhead, seeds, size and gpu: what a training step costs."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.benchmarks import steps, timing
 from experiments.benchmarks.baselines import copy_parameters, plain_network, plain_step
-from experiments.benchmarks.steps import (
-    LABELS,
-    SIDE,
-    config,
-    first_layer,
-    halving,
-    label,
-    matrix_product,
-    memory_step,
-    sized_step,
-    stacked_step,
-    training_step,
-    width_of,
-)
-from experiments.benchmarks.suite import Row, SkippedError, comparison, largest_difference
-from experiments.benchmarks.timing import Make, Runner, Timing, Work, in_turn, ratio
-from experiments.engine.build import build
+from experiments.benchmarks.steps import LABELS, SIDE, config, label, training_step
+from experiments.benchmarks.timing import Row, Runner, SkippedError, Timing, compare, goal, in_turn, ratio
+
+RUNS = [
+    ("mnist_r", "st_cnn"),
+    ("mnist_r", "cnn"),
+    ("mnist_rts", "st_cnn"),
+    ("mnist_rts", "cnn"),
+    ("mnist_r", "fcn"),
+]
 
 
 def train(rounds: int) -> list[Row]:
@@ -37,41 +31,33 @@ def train(rounds: int) -> list[Row]:
 
     Largest difference: between the logits of both networks with the same weights, in float32.
     """
-    networks = (
-        ("st_cnn", 64, 3.0),
-        ("st_cnn", None, 3.0),
-        ("cnn", None, 1.5),
-        ("fcn", None, 1.5),
-        ("st_fcn", None, 1.5),
-    )
+    models = (("st_cnn", 64), ("st_cnn", None), ("cnn", None), ("fcn", None), ("st_fcn", None))
     rows = []
     for data in (True, False):
-        for model, given, at_least in networks:
-            width = given or width_of("mnist_r", model)
-            difference = check_network(model, width)
+        for model, given in models:
+            width = given or steps.digits_network(28, "experiment=mnist_r", f"model={model}").width
             sides = {
-                "ours": partial(training_step, "mnist_r", model, width, data=data),
+                "ours": partial(training_step, "mnist_r", model, f"model.width={width}", data=data),
                 "plain": partial(plain_step, model, 28, width, experiment="mnist_r" if data else None),
             }
-            times = in_turn(sides, rounds=rounds, at_least=0.4)
             case = f"{LABELS[model]}, width {width}{'' if data else ', without data'}"
-            wanted = at_least if data else None
-            rows.append(comparison(case, *times, at_least=wanted, difference=difference))
+            at_least = (3.0 if model == "st_cnn" else 1.5) if data else None
+            row = {"at_least": at_least, "difference": check_network(model, width)}
+            rows.append(compare(case, sides, rounds=rounds, seconds=0.4, **row))
     return rows
 
 
 def check_network(model: str, width: int, experiment: str = "mnist_r") -> float:
     """The largest difference of a logit between ours and the plain twin.   raises: RuntimeError where it is large."""
     side = SIDE[experiment]
-    cfg = config(f"experiment={experiment}", f"model={model}", f"model.width={width}")
     torch.manual_seed(0)
-    ours = build(cfg.model, in_shape=(1, side, side), num_classes=10)
-    twin = plain_network(model, side, width, cfg.model.get("pool", 1))
+    ours = steps.digits_network(side, f"experiment={experiment}", f"model={model}", f"model.width={width}")
+    twin = steps.twin_of(ours, model, side)
     for parameter in ours.parameters():  # off the identity, so that the transformer does something
         parameter.data += 0.01 * torch.randn_like(parameter)
     copy_parameters(ours, twin)
     images = torch.rand(32, 1, side, side)
-    return largest_difference(ours(images)[0], twin(images), 1e-3, model)
+    return timing.largest_difference(ours(images)[0], twin(images), 1e-3, model)
 
 
 def tricks(rounds: int) -> list[Row]:
@@ -79,12 +65,12 @@ def tricks(rounds: int) -> list[Row]:
 
     Banded gradient: the ST-CNN's first convolution on R, forward and backward, bfloat16, 88 filters.
     """
-    cases: dict[str, Callable[..., Work]] = {
-        "banded gradient": first_layer,
-        "halving four 42x42 channels by slices, forward and backward, float32": halving,
+    cases: dict[str, Any] = {
+        "banded gradient": steps.first_layer,
+        "halving four 42x42 channels by slices, forward and backward, float32": steps.halving,
     }
     for run in (("mnist_r", "st_cnn"), ("mnist_rts", "cnn")):
-        cases[f"kept memory, {label(*run)} step"] = partial(memory_step, *run)
+        cases[f"kept memory, {label(*run)} step"] = partial(steps.memory_step, *run)
     rows = []
     for name, make in cases.items():
         sides = {"with": partial(make, plain=False), "without": partial(make, plain=True)}
@@ -105,24 +91,15 @@ def overhead(rounds: int) -> list[Row]:
     for experiment, at_most in (("mnist_r", 1.5), ("mnist_rts", 1.0), ("mnist_tc", 1.0)):
         pools = {"st_cnn": 1 if experiment == "mnist_r" else 2, "cnn": 1}
         check_network("st_cnn", 64, experiment)
-        ours = {m: partial(training_step, experiment, m, 64) for m in pools}
+        ours = {m: partial(training_step, experiment, m, "model.width=64") for m in pools}
         plain = {m: partial(plain_step, m, SIDE[experiment], 64, pool) for m, pool in pools.items()}
         with_st, without = in_turn(ours, rounds=rounds, at_least=0.4)
         plain_st, plain_cnn = in_turn(plain, rounds=max(rounds // 2, 3), at_least=0.4)
         cost = ratio(with_st, without)
-        rows.append(
-            {
-                "case": experiment.removeprefix("mnist_").upper(),
-                "ST-CNN_ms": with_st.ms,
-                "CNN_ms": without.ms,
-                "ratio": cost,
-                "at_most": at_most,
-                "reached": cost["median"] <= at_most,
-                "plain_ST-CNN_ms": plain_st.ms,
-                "plain_CNN_ms": plain_cnn.ms,
-                "plain_ratio": ratio(plain_st, plain_cnn),
-            }
-        )
+        row: Row = {"case": experiment.removeprefix("mnist_").upper()}
+        row |= {"ST-CNN_ms": with_st.ms, "CNN_ms": without.ms, "ratio": cost} | goal(cost, at_most=at_most)
+        row |= {"plain_ST-CNN_ms": plain_st.ms, "plain_CNN_ms": plain_cnn.ms}
+        rows.append(row | {"plain_ratio": ratio(plain_st, plain_cnn)})
     return rows
 
 
@@ -136,31 +113,28 @@ def seeds(rounds: int) -> list[Row]:
     """
     hour = 3600 / config("trainer=fast").trainer.iterations  # runs an hour at a step a second
     rows = []
-    for experiment, model in (
-        ("mnist_r", "st_cnn"),
-        ("mnist_rts", "st_cnn"),
-        ("mnist_rts", "cnn"),
-        ("mnist_r", "fcn"),
-    ):
-        one, both = partial(training_step, experiment, model), partial(stacked_step, experiment, model, 2)
-        seconds: dict[str, list[float]] = {"one after the other": [], "side by side": [], "stacked": []}
-        with (
-            Runner(one, 2) as alone,
-            Runner(one, 1) as left,
-            Runner(one, 1) as right,
-            Runner(both, 2) as stacked,
-        ):
-            for runner in (alone, left, right, stacked):
-                runner.start(0.1).result()
+    for experiment, model in (RUNS[0], *RUNS[2:]):
+        one = partial(training_step, experiment, model)
+        both = partial(steps.stacked_step, experiment, model, 2)
+        sides = {
+            "one_after_the_other": [Runner(one, 2)],
+            "side_by_side": [Runner(one, 1), Runner(one, 1)],
+            "stacked": [Runner(both, 2)],
+        }
+        times = {name: Timing(name, []) for name in sides}
+        with ExitStack() as stack:
+            for runners in sides.values():
+                for runner in runners:
+                    stack.enter_context(runner)
+                timing.together(runners, 0.1)  # not counted
             for _ in range(rounds):
-                seconds["one after the other"].append(alone.start(1.0).result())
-                pair = [runner.start(1.5) for runner in (left, right)]
-                seconds["side by side"].append(1 / sum(1 / turn.result() for turn in pair))
-                seconds["stacked"].append(stacked.start(1.0).result())
-        times = [Timing(name, values) for name, values in seconds.items()]
-        rates = {f"{t.label.replace(' ', '_')}_runs_per_hour": hour / t.median for t in times}
-        gain = {"side_by_side_over_one_after_the_other": ratio(times[0], times[1])}
-        rows.append({"case": label(experiment, model), **rates, **gain})
+                for name, runners in sides.items():
+                    rate = timing.together(runners, 1.5 if name == "side_by_side" else 1.0)
+                    times[name].seconds.append(1 / rate)
+        rates = {f"{name}_runs_per_hour": hour / timed.median for name, timed in times.items()}
+        gain = ratio(times["one_after_the_other"], times["side_by_side"])
+        row = {"case": label(experiment, model), **rates}
+        rows.append(row | {"side_by_side_over_one_after_the_other": gain})
     return rows
 
 
@@ -185,21 +159,15 @@ def size(rounds: int) -> list[Row]:
     rows = []
     for side, batch, width in dict.fromkeys(cases):
         flops = step_flops(side, batch, width)
-        sides: dict[str, Make] = {"step": partial(sized_step, side, batch, width), "product": matrix_product}
+        sides = {
+            "step": partial(steps.sized_step, side, batch, width),
+            "product": partial(steps.matrix_product),
+        }
         step, product = in_turn(sides, rounds=max(rounds // 2, 3), at_least=0.3)
         limit = flops * product.median
-        rows.append(
-            {
-                "side": side,
-                "batch": batch,
-                "width": width,
-                "step_ms": step.ms,
-                "gflop": flops / 1e9,
-                "matrix_product_gflop_per_second": 1e-9 / product.median,
-                "limit_ms": 1000 * limit,
-                "of_the_limit_percent": 100 * limit / step.median,
-            }
-        )
+        row: Row = {"side": side, "batch": batch, "width": width, "step_ms": step.ms, "gflop": flops / 1e9}
+        row |= {"matrix_product_gflop_per_second": 1e-9 / product.median, "limit_ms": 1000 * limit}
+        rows.append(row | {"of_the_limit_percent": 100 * limit / step.median})
     return rows
 
 
@@ -213,39 +181,19 @@ def gpu(rounds: int) -> list[Row]:
         raise SkippedError("it needs a CUDA device.")
     hour = 3600 / config("trainer=paper").trainer.iterations  # runs an hour at a step a second
     rows = []
-    for experiment, model in (
-        ("mnist_r", "st_cnn"),
-        ("mnist_r", "cnn"),
-        ("mnist_rts", "st_cnn"),
-        ("mnist_rts", "cnn"),
-        ("mnist_r", "fcn"),
-    ):
-        graph, eager = (
-            partial(training_step, experiment, model, precision=precision, device="cuda")
-            for precision in ("bf16", "plain")
-        )
+    for experiment, model in RUNS:
+        make = partial(training_step, experiment, model, device="cuda")
+        graph, eager = partial(make, precision="bf16"), partial(make, precision="plain")
         fast, slow = in_turn({"graph": graph, "eager": eager}, rounds=rounds, at_least=0.5)
         gain = ratio(slow, fast)
-        rates = {1: 1 / fast.median} | {count: at_once(graph, count, seconds=3.0) for count in (3, 6)}
-        rows.append(
-            {
-                "case": label(experiment, model),
-                "graph_steps_per_second": 1 / fast.median,
-                "eager_steps_per_second": 1 / slow.median,
-                "graph_over_eager": gain,
-                "at_least": 4.0,
-                "reached": gain["median"] >= 4,
-                **{f"with_{count}_at_once_runs_per_hour": hour * rate for count, rate in rates.items()},
-            }
-        )
+        rates = {1: 1 / fast.median}
+        for count in (3, 6):
+            with ExitStack() as stack:
+                runners = [stack.enter_context(Runner(graph, 1)) for _ in range(count)]
+                timing.together(runners, 0.1)  # not counted
+                rates[count] = timing.together(runners, 3.0)
+        row: Row = {"case": label(experiment, model), "graph_steps_per_second": 1 / fast.median}
+        row |= {"eager_steps_per_second": 1 / slow.median, "graph_over_eager": gain}
+        row |= goal(gain, at_least=4.0)
+        rows.append(row | {f"with_{n}_at_once_runs_per_hour": hour * rate for n, rate in rates.items()})
     return rows
-
-
-def at_once(make: Make, count: int, seconds: float) -> float:
-    """Units of work per second of several processes at the same time, together."""
-    with ExitStack() as stack:
-        runners = [stack.enter_context(Runner(make, 1)) for _ in range(count)]
-        for at_least in (0.1, seconds):  # the first is not counted
-            turns = [runner.start(at_least) for runner in runners]
-            measured = [turn.result() for turn in turns]
-    return sum(1 / one for one in measured)

@@ -31,10 +31,10 @@ def git_revision() -> dict[str, Any]:
         return {"git_revision": None, "git_dirty": None}
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries that are installed."""
+def versions(*more: str) -> dict[str, str]:
+    """Returns the versions of Python, of `LIBRARIES` and of more, as far as they are installed."""
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *more):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

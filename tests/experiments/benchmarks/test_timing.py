@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from experiments.benchmarks import baselines
-from experiments.benchmarks.timing import Timing, Work, in_turn, ratio
+from experiments.benchmarks.timing import Runner, Timing, Work, in_turn, ratio, together
 
 
 def sleeper(seconds, units=1, preparing=0.0):
@@ -44,6 +44,12 @@ def test_a_ratio_is_taken_round_by_round():
         "median": 2,
         "q3": 2.5,
     }
+
+
+def test_processes_at_the_same_time_add_up():
+    with Runner(partial(sleeper, 0.02), 1) as one, Runner(partial(sleeper, 0.02, units=2), 1) as two:
+        together([one, two], 0.02)
+        assert 100 < together([one, two], 0.2) <= 150
 
 
 def test_a_side_that_fails_says_why():
