@@ -1,6 +1,7 @@
 """Device, threads, memory and precision of a run."""
 
 import ctypes
+import functools
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -83,7 +84,9 @@ def choose(device: str, precision: str, threads: int | None) -> Compute:
     if threads:
         torch.set_num_threads(threads)
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    compute = Compute(chosen, _best_precision(chosen) if precision == "auto" else precision)
+    if precision == "auto":
+        precision = "bf16" if multiplies_bf16(chosen.type) else "fp32"
+    compute = Compute(chosen, precision)
     if not compute.plain:
         keep_memory()
     return compute
@@ -111,8 +114,14 @@ def set_allocator(*, mapped: int, trimmed: int) -> None:
         libc.mallopt(-1, trimmed)  # M_TRIM_THRESHOLD
 
 
-def _best_precision(device: torch.device) -> str:
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+@functools.cache
+def multiplies_bf16(device: str) -> bool:
+    """Whether the hardware multiplies bfloat16 itself.
+
+    Args:
+        device: its type, cpu or cuda.
+    """
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities()
-    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from experiments.engine.compute import multiplies_bf16
+
 __all__ = ["MuonAdamW", "orthogonalise"]
 
 # The odd polynomial a s + b s^3 + c s^5 that a Newton-Schulz step applies to every singular value (Jordan et al. 2024).
@@ -170,8 +172,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5, *, bf16: bool = False) -> Te
     Args:
         matrices: (B, R, C), any floating type. Their scale does not matter.
         steps: with Jordan's coefficients.
-        bf16: every step on the wide matrix, in bfloat16, exact to about two digits. It is faster for nearly square
-            matrices where the processor multiplies bfloat16 in hardware.
+        bf16: where the hardware multiplies bfloat16: every step on the wide matrix, in bfloat16, exact to about two
+            digits. It is faster for nearly square matrices.
 
     Returns:
         (B, R, C), float32, or float64 for float64.
@@ -182,7 +184,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5, *, bf16: bool = False) -> Te
     if tall:
         x = x.mT
     x = x / x.flatten(1).norm(dim=1).clamp(min=EPSILON)[:, None, None]
-    if bf16:
+    if bf16 and multiplies_bf16(x.device.type):
         exact, x = x.dtype, x.bfloat16()
         for _ in range(steps):
             gram = x @ x.mT

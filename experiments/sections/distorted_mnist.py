@@ -68,6 +68,22 @@ TC = Table(
     priority=PRIORITY,
 )
 
+# The readings of P and E that were not chosen (docs/decisions.md). The paper's numbers are those of its P and E.
+OTHERS = {"mnist_p_literal": "mnist_p", "mnist_e_corners": "mnist_e"}
+OTHER_ROWS: tuple[Row, ...] = (("fcn", None), ("cnn", None), ("st_fcn", "affine"), ("st_cnn", "affine"))
+READINGS = Table(
+    name="readings",
+    title="Distorted MNIST, other readings of P and E",
+    columns={
+        "mnist_p_literal": "P, 5 pixels of 28",
+        "mnist_e_corners": "E, grid from edge to edge",
+    },
+    rows={row: ROWS[row] for row in OTHER_ROWS},
+    paper={row: {other: PAPER[row][column] for other, column in OTHERS.items()} for row in OTHER_ROWS},
+    source="Jaderberg et al. 2015, Table 1, columns P and E",
+    priority=PRIORITY,
+)
+
 EXAMPLES = 12  # test digits in the picture: the first of each class, then the next ones
 
 
@@ -99,6 +115,7 @@ SECTION = Section(
     tables=(
         TABLE1,
         TC,
+        READINGS,
     ),
     draw=draw,
 )
