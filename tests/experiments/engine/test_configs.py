@@ -142,7 +142,9 @@ def test_a_schedule_takes_its_own_values_alone():
     changed = made("trainer=fast", "schedules.fast.lr=0.5", "schedules.smoke.iterations=7")
     assert changed["optimizer"]["lr"] == 0.5
     digits = configuration(["trainer=fast"])
-    assert (digits.trainer.iterations, digits.trainer.batch_size, digits.optimizer.lr) == (5000, 256, 0.003)
+    assert (digits.trainer.iterations, digits.trainer.batch_size, digits.optimizer.lr) == (12000, 256, 0.003)
+    assert (digits.optimizer.matrices.lr, digits.task.label_smoothing) == (0.005, 0.1)
+    assert configuration([]).task.label_smoothing == 0.0  # the paper's schedule
 
 
 def test_pooling_is_the_experiments_and_only_of_networks_with_transformers():
@@ -201,7 +203,8 @@ def test_header_says_what_to_run_and_the_papers_numbers(experiment):
     else:
         paper = mnist_addition.PAPER if experiment == "mnist_addition" else distorted_mnist.PAPER
         model, transform = headline(experiment)[0].split("-")
-        assert numbers == [paper[model, transform][experiment], paper["cnn", None][experiment]]
+        column = distorted_mnist.OTHERS.get(experiment, experiment)
+        assert numbers == [paper[model, transform][column], paper["cnn", None][column]]
     assert yaml.safe_load(text)["experiment"] == experiment
 
 

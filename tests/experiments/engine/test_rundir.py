@@ -25,7 +25,7 @@ def name(*overrides):
         (["++dataset.cache_dir=/x", "hydra.verbose=true", "~trainer.hint"], []),  # circumstances
         (["backbone=resnet18"], []),  # no part of this network
         (["model=cnn", "transform=tps"], []),
-        (["trainer=fast", "optimizer=adamw"], []),
+        (["trainer=fast", "optimizer=muon"], []),
         (["trainer=fast", "optimizer=sgd"], ["optimizer=sgd"]),
         (["trainer=fast", "trainer.iterations=7", "trainer.schedule.iterations=7"], ["trainer.iterations=7"]),
         (["+a.b='x y/z'", "dataset=digits"], ["a.b=xy_z", "dataset=digits"]),  # sorted, no folder in it

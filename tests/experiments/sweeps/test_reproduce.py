@@ -100,17 +100,19 @@ def test_all_is_every_table_seed_by_seed_and_row_by_row_no_run_twice(tmp_path):
     runs = plan(tmp_path, "all", "fast", (0, 1))
     assert [run.seed for run in runs] == [0] * (len(runs) // 2) + [1] * (len(runs) // 2)
     first = [run.published.parent.name for run in runs if run.seed == 0]
-    assert first[:7] == [
+    assert first[:9] == [
         "mnist_r",
         "mnist_rts",
         "mnist_p",
         "mnist_e",
         "mnist_tc",
+        "mnist_p_literal",
+        "mnist_e_corners",
         "mnist_addition",
         "colocalisation",
     ]
     labels = [run.label for run in runs]
-    assert len({*labels}) == len(runs) == 2 * (8 * 4 + 4 + 8 + 2 * 10 + 4 + 2 * 2)
+    assert len({*labels}) == len(runs) == 2 * (8 * 4 + 4 + 2 * 4 + 8 + 2 * 10 + 4 + 2 * 2)
     order = [run.label for run in unfinished(runs)]  # in which they are trained
     crops = next(i for i, label in enumerate(order) if label.startswith("colocalisation/"))
     assert sorted(order) == sorted(labels)  # the network that describes crops is a cell of Table 1
