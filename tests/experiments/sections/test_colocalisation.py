@@ -28,6 +28,10 @@ def described(experiment):
     return str([f"experiment={experiment}", "model=cnn", *TINY])
 
 
+NAME = (  # of the run of the CNN that describes crops
+    "cnn-fast,optimizer=adamw,schedules.fast.iterations=5000,schedules.fast.label_smoothing=0,"
+    "schedules.fast.warmup=0.25"
+)
 SMALL = [
     "experiment=colocalisation",
     "images=tc",
@@ -154,7 +158,8 @@ def test_what_a_run_requires_and_what_its_directory_is_called(configure, tmp_pat
         "device=auto",
     ]
     (one,) = required(configure(*words, tiny=False))
-    assert one.folder == tmp_path / "outputs" / "mnist_p" / "cnn-fast" / "seed_0" and not one.finished
+    assert one.folder == tmp_path / "outputs" / "mnist_p_literal" / NAME / "seed_0"
+    assert not one.finished
     made = configuration(one.overrides)
     assert (made.threads, made.output_dir) == (2, f"{tmp_path}/outputs")
     assert identity(made) == identity(one.cfg) and (made.model.name, made.trainer.name) == ("cnn", "fast")
