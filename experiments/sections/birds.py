@@ -20,7 +20,12 @@ EXPERIMENTS = {
     "cub_2st_448": "2xST-CNN, 448 px",
     "cub_4st_448": "4xST-CNN, 448 px",
 }
-ROWS: dict[Row, str] = {(experiment, None): label for experiment, label in EXPERIMENTS.items()}
+# The same networks with windows that stay where they start: what so many passes of a backbone gain without theta.
+CONTROLS = {
+    "cub_2fixed_448": "2 fixed windows, 448 px",
+    "cub_4fixed_448": "4 fixed windows, 448 px",
+}
+ROWS: dict[Row, str] = {(experiment, None): label for experiment, label in (EXPERIMENTS | CONTROLS).items()}
 # Accuracy in percent on all 200 classes; Jaderberg et al. 2015 (arXiv 1506.02025), Table 3.
 PAPER: dict[Row, dict[str, float]] = {
     (experiment, None): {"accuracy": accuracy}
@@ -30,7 +35,8 @@ PAPER: dict[Row, dict[str, float]] = {
 
 def place(result: Result) -> tuple[Row, str] | None:
     """A row an experiment, and the one column."""
-    return ((result.experiment, None), "accuracy") if result.experiment in EXPERIMENTS else None
+    row = (result.experiment, None)
+    return (row, "accuracy") if row in ROWS else None
 
 
 def overrides(row: Row, column: str) -> list[str]:

@@ -85,12 +85,12 @@ def plan(
 
 
 def places(table: Table, rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    """The table's cells, row by row; without those that the paper has not."""
+    """The table's cells, row by row; of a row for which the paper has numbers, only those that it has."""
     return [
         (row, column)
         for row in rows
         for column in table.columns
-        if not table.paper or column in table.paper.get(row, {})
+        if column in table.paper.get(row, table.columns)
     ]
 
 

@@ -22,7 +22,9 @@ PUBLISHED = sorted((CONFIGS.parent / "results" / "runs").glob("*/*.json"))
 
 # volumes, photographs, and images without labels, are trained in tests of their own
 IMAGES = [
-    one for one in EXPERIMENTS if one not in ("mnist_3d", "colocalisation", "own_images", *birds.EXPERIMENTS)
+    one
+    for one in EXPERIMENTS
+    if one not in ("mnist_3d", "colocalisation", "own_images", *birds.EXPERIMENTS, *birds.CONTROLS)
 ]
 
 
@@ -191,7 +193,7 @@ def test_header_says_what_to_run_and_the_papers_numbers(experiment):
     numbers = [
         float(n) for n in re.findall(r"(\d+\.\d+) % error|(\d+\.\d+) % with", header["paper"]) for n in n if n
     ]
-    if experiment in ("mnist_3d", "own_images"):
+    if experiment in ("mnist_3d", "own_images", *birds.CONTROLS):
         assert header["paper"].startswith("no number;")
     elif experiment == "colocalisation":
         cluttered = colocalisation.PAPER["TC", "attention"].values()

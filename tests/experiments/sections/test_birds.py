@@ -12,6 +12,7 @@ from experiments.sections import SECTIONS, birds
 from experiments.sections.birds import BirdClassification, corners, inside, region_centres, region_hits
 from stn import Attention, Translation
 from stn.datasets.bird_lists import PARTS
+from stn.models.images import tiling
 
 TINY = [
     "dataset=toy_birds", "trainer=smoke", "backbone=mobilenet_v2", "backbone.weights=none", "dataset.size=64",
@@ -111,6 +112,21 @@ def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path):
         assert again["st0_head"] == metrics["test_st0_head"]
 
 
+@pytest.mark.parametrize("experiment", list(birds.CONTROLS))
+def test_windows_of_a_control_stay_where_they_start(configure, experiment, tmp_path):
+    overrides = [f"experiment={experiment}", *TINY, *WINDOWS]
+    run(configure(*overrides, tiny=False), overrides, SECTIONS)
+    folder = next((tmp_path / "outputs" / experiment).glob("*/seed_0"))
+    data, model, _ = load_run(folder, {"cache_dir": str(tmp_path / "outputs" / "cache")})
+    images, *_ = next(iter(data.test.batches(4)))
+    count = model.transformers.count
+    with torch.inference_mode():
+        theta = model(images)[1]["theta"]
+    assert torch.equal(theta, tiling(model.transformers.transform, count).expand(len(images), -1, -1))
+
+
 def test_the_papers_numbers_are_in_the_table():
-    assert [birds.PAPER[row]["accuracy"] for row in birds.ROWS] == [82.3, 83.1, 83.9, 84.1]
+    rows = [(experiment, None) for experiment in birds.EXPERIMENTS]
+    assert [birds.PAPER[row]["accuracy"] for row in rows] == [82.3, 83.1, 83.9, 84.1]
+    assert list(birds.PAPER) == rows  # none for the controls
     assert not birds.BIRDS.lower_is_better
