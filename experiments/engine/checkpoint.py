@@ -9,6 +9,7 @@ from torch import nn
 
 from experiments.engine.build import UserError
 from experiments.engine.files import write_atomically
+from stn.files import load_tensors
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -23,11 +24,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         UserError: the file is not a checkpoint.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({error}): delete it to start the run anew."
-        ) from error
+        state = load_tensors(path, device)
+    except (OSError, ValueError) as error:
+        raise UserError(f"Not a checkpoint: {error} Delete it to start the run anew.") from None
+    if not isinstance(state, dict):
+        raise UserError(f"Not a checkpoint: {path} holds a {type(state).__name__}. Delete it to start the run anew.")
     return state
 
 

@@ -108,12 +108,13 @@ def decides(key: str) -> bool:
     return not (prefixes | inner) & NOT_IDENTITY.keys()
 
 
-def stored(cfg: DictConfig) -> dict[str, Any]:
+def stored(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """The configuration as config.json and result.json keep it: resolved, without what decides no result.
 
     `_target_` keeps the dotted name, so that the objects can be built again.
     """
-    return _kept(OmegaConf.to_container(cfg, resolve=True))
+    plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    return _kept(plain)
 
 
 def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -125,8 +126,7 @@ def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         Plain dictionaries, lists, numbers, strings; of a `_target_` only the name of the class or function.
     """
-    plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-    return _named({key: value for key, value in _kept(plain).items() if key not in SOURCES})
+    return _named({key: value for key, value in stored(config).items() if key not in SOURCES})
 
 
 def config_hash(config: DictConfig | Mapping[str, Any]) -> str:

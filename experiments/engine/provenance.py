@@ -1,14 +1,22 @@
-"""Which code and which libraries a result comes from."""
+"""Which code and which libraries a result comes from; and that no secret of the environment is recorded with it."""
 
 import importlib.metadata
+import os
 import platform
+import re
 import subprocess
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.engine.build import UserError
 from experiments.engine.files import ROOT
+from experiments.engine.identity import leaves, stored
 
 CODE = ("train.py", "stn", "experiments", "configs")  # what a result depends on
 LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "wandb")
+SECRET = re.compile(r"(^|_)(APIKEY|KEY|TOKEN|SECRET|PASS|PASSWD|PASSWORD|CREDENTIALS?)($|_)", re.IGNORECASE)
+SHORTEST_SECRET = 8  # characters; a shorter value stands in a text by chance
 
 
 def git_revision() -> dict[str, Any]:
@@ -40,3 +48,28 @@ def versions(*more: str) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def refuse_secrets(cfg: DictConfig) -> None:
+    """Refuses a configuration that would write a value of the environment into config.json, result.json or W&B.
+
+    That is the value of a variable named like a secret, such as WANDB_API_KEY, under any key; and that of a variable
+    which the configuration quotes, `${oc.env:NAME}`, under a key that is recorded. Folders are not recorded.
+
+    Raises:
+        UserError: names the key and the variable, never the value.
+    """
+    quoted = set(re.findall(r"oc\.env:\s*(\w+)", OmegaConf.to_yaml(cfg))) - {"STN_DATA_DIR"}  # data_dir's own
+    everything: Any = OmegaConf.to_container(cfg, resolve=True)
+    for names, values in (
+        ([name for name in os.environ if SECRET.search(name)], everything),
+        (quoted & os.environ.keys(), stored(cfg)),
+    ):
+        for key, value in leaves(values):
+            for name in names:
+                secret = os.environ[name]
+                if value == secret or (len(secret) >= SHORTEST_SECRET and secret in str(value)):
+                    raise UserError(
+                        f"{key} holds the value of the environment variable {name}, which the files of the run would "
+                        "record: give it another value, or write out what is no secret."
+                    )

@@ -22,7 +22,7 @@ from experiments.engine.history import History
 from experiments.engine.interfaces import Data, Section, Task
 from experiments.engine.loop import Cadence, Observer, Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
-from experiments.engine.provenance import git_revision, versions
+from experiments.engine.provenance import git_revision, refuse_secrets, versions
 from experiments.engine.required import with_run_dirs
 from experiments.engine.result import Result
 from experiments.engine.tracking import MODES, Tracker, under_agent
@@ -78,6 +78,7 @@ def check(cfg: DictConfig) -> None:
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"This experiment does not run without {missing[0]}: give {missing[0]}=VALUE.")
+    refuse_secrets(cfg)  # before a message quotes a value
     for key, value, valid in (
         ("device", cfg.device, DEVICES),
         ("trainer.precision", cfg.trainer.precision, PRECISIONS),
@@ -138,6 +139,10 @@ def load_run(
 ) -> tuple[Any, nn.Module, dict[str, Any]]:
     """Loads a run that has trained, finished or not, on the CPU, for a notebook or a probe.
 
+    The folder may be somebody else's: nothing in it is run as code, and it chooses no place to write to. Data sets of
+    images write decoded images to `cache_dir`, outputs/cache unless `arguments` names another; nothing is downloaded
+    unless `arguments` has {"download": True}.
+
     Args:
         folder: a run directory with config.json and last.pt.
         arguments: what the stored configuration leaves out, such as {"data_dir": ...}.
@@ -146,15 +151,23 @@ def load_run(
         The data, the trained network in evaluation mode, and the stored configuration.
 
     Raises:
-        UserError: one of the files is missing.
+        UserError: one of the files is missing, damaged, or names what is not `build.offered`.
     """
     folder = Path(folder)
     for name in ("config.json", "last.pt"):
         if not (folder / name).exists():
             raise UserError(f"{folder} has no {name}: give the directory of a run that has trained.")
-    config = json.loads((folder / "config.json").read_text())
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read ({error}).") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'} is no configuration of a run.")
     data, model = assemble(OmegaConf.create(with_arguments(config, arguments)), torch.device("cpu"))
-    model.load_state_dict(checkpoint.load(folder / "last.pt")["model"])
+    try:
+        model.load_state_dict(checkpoint.load(folder / "last.pt")["model"])
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise UserError(f"{folder / 'last.pt'} holds no weights of the network that config.json names.") from error
     return data, model.eval(), config
 
 

@@ -94,6 +94,8 @@ class Tracker:
                 console="off",
                 silent=True,
                 x_disable_stats=True,
+                x_disable_meta=True,  # command line, host, git remote: each may hold a password, none a number
+                disable_git=True,
                 reinit="create_new",  # this process may have another W&B run open
             ),
         )

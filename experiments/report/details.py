@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from experiments.engine.checkpoint import write_atomically
+from experiments.engine.build import UserError
+from experiments.engine.files import write_atomically
+from stn.files import load_tensors
 
 POINTS = 200  # at most so many of a published curve
 Curve = dict[int, float]  # step -> value
@@ -55,10 +56,16 @@ def predictions(result: Path) -> np.ndarray | None:
 
     Args:
         result: the run's result file, published or in its run directory.
+
+    Raises:
+        UserError: where the file holds something else.
     """
     if result.name == "result.json":
         path = result.parent / "predictions.pt"
-        return torch.load(path, weights_only=True).numpy() if path.exists() else None
+        try:
+            return load_tensors(path).numpy() if path.exists() else None
+        except (AttributeError, ValueError) as error:  # AttributeError: no tensor
+            raise UserError(f"No predictions: {error} Delete {path} to compare without it.") from None
     return _published(result).get("predictions")
 
 
@@ -90,5 +97,9 @@ def _published(result: Path) -> dict[str, np.ndarray]:
     path = details_path(result)
     if not path.exists():
         return {}
-    with np.load(path) as held:
-        return {name: held[name] for name in held.files}
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except Exception:  # numpy raises half a dozen kinds; its message explains how to run whatever is in the file
+        reason = "it is damaged, or holds something besides numbers"
+        raise UserError(f"{path} cannot be read ({reason}): restore or delete it.") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from stn.datasets.bird_lists import FOLDER, read_lists
-from stn.files import DataNotFoundError, list_problems, resolve_data_dir
+from stn.files import DataNotFoundError, check_plain_name, list_problems, resolve_data_dir
 
 __all__ = ["find_birds", "install", "make_once", "unpack"]
 
@@ -34,8 +34,10 @@ def find_birds(folder: str, data_dir: str | Path | None, cache_dir: str | Path) 
 
     Raises:
         DataNotFoundError: There is neither folder nor archive.
-        ValueError: An archive cannot be read, would write outside of its folder, or is of another data set.
+        ValueError: An archive cannot be read, would write outside of its folder, or is of another data set; or `folder`
+            is no plain name.
     """
+    check_plain_name("dataset.folder", folder)
     data = resolve_data_dir(data_dir)
     for root in (data / folder / FOLDER, *([data / FOLDER] if folder == "cub" else [])):
         if (root / "images.txt").is_file():

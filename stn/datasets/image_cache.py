@@ -14,7 +14,7 @@ from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from stn.files import list_problems
+from stn.files import check_plain_name, list_problems
 
 __all__ = ["ImageCache", "shorter_side"]
 
@@ -55,7 +55,7 @@ class ImageCache:
         sizes: (N, 2), int64, (height, width) of every image before scaling, pixels.
 
     Raises:
-        ValueError: Images are missing or cannot be read; the message names them.
+        ValueError: Images are missing or cannot be read; the message names them. Or `name` is no plain name.
 
     Examples:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -67,6 +67,7 @@ class ImageCache:
     """
 
     def __init__(self, files: Sequence[Path], *, side: int, folder: Path, name: str) -> None:
+        check_plain_name("name", name)
         missing = [str(path) for path in files if not path.is_file()]
         if missing:
             raise ValueError(list_problems(missing, "images are missing") + ". Unpack the data set anew.")

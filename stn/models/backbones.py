@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import torchvision.models as zoo
 from torch import Tensor, nn
 
-from stn.files import resolve_data_dir
+from stn.files import load_tensors, resolve_data_dir
 
 __all__ = ["Backbone"]
 
@@ -71,6 +71,8 @@ class Backbone(nn.Module):
             images of even size is one pixel to the right and below; or `auto`, as the weights were trained.
         norm: of batch normalisation in training: `batch`, over the batch; or `frozen`, with the mean and variance of
             the weights, for batches too small to estimate them. Scale and shift are learnt either way.
+        download: False where a checkpoint's weights follow: `default` is then not downloaded, and the initial values
+            stand until they do.
 
     Shape:
         Images (B, 3, H, W) in [0, 1] -> (B, out_channels, ceil(H / 32), ceil(W / 32)).
@@ -98,6 +100,7 @@ class Backbone(nn.Module):
         scaling: str = "auto",
         padding: str = "auto",
         norm: str = "batch",
+        download: bool = True,
     ) -> None:
         super().__init__()
         for key, value, valid in (
@@ -113,7 +116,7 @@ class Backbone(nn.Module):
         state: dict[str, Tensor] | None = None
         self.weights_sha256: str | None = None
         if str(weights) == "default":
-            state = _download(arch)
+            state = _download(arch) if download else None
         elif str(weights) != "none":
             path = _find(Path(weights), resolve_data_dir(data_dir))
             state, self.weights_sha256 = _read(path), hashlib.sha256(path.read_bytes()).hexdigest()
@@ -236,13 +239,9 @@ def _find(weights: Path, data_dir: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds
-        reason = str(error).strip().splitlines()
-        raise ValueError(
-            f"backbone.weights={path} cannot be read ({reason[0] if reason else type(error).__name__}): "
-            "it must be a state dict that torch.load(weights_only=True) takes."
-        ) from error
+        state = load_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"backbone.weights={error} Give a file of a state dict.") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"backbone.weights={path} holds no state dict, name -> tensor.")
     return state
