@@ -100,4 +100,6 @@ def check_plain_name(key: str, name: str) -> None:
         >>> check_plain_name("dataset.folder", "cub50")
     """
     if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
-        raise ValueError(f"{key}={name} is not valid: it is a plain name, without / and without a dot in front.")
+        raise ValueError(
+            f"{key}={name} is not valid: it is a plain name, without / and without a dot in front."
+        )

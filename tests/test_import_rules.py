@@ -17,6 +17,7 @@ GRID_SAMPLE = (
     "experiments/benchmarks/baselines.py",
 )  # the second is what others write, to compare with
 SCRIPT_LINES = 60
+UNPICKLERS = ("pickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve")
 
 # module or package -> what of stn it may import besides itself
 STN_MAY_IMPORT: dict[str, set[str]] = {
@@ -145,7 +146,26 @@ def torch_load_reads_weights_only(path: str, tree: ast.AST, names: list[str]) ->
                     yield f"line {node.lineno}: torch.load without weights_only=True"
 
 
+def nothing_unpickles(path: str, tree: ast.AST, names: list[str]) -> Iterator[str]:
+    if not path.startswith(CODE):
+        return
+    yield from (f"imports {name}" for name in names if within(name, *UNPICKLERS))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in ("torch.load", "torch.serialization.load") and path != "stn/files.py":
+                yield f"line {node.lineno}: call stn.files.load_tensors, whose refusal shows no way around"
+            if called.startswith("yaml.") and called.endswith("load") and called != "yaml.safe_load":
+                yield f"line {node.lineno}: {called} makes objects; call yaml.safe_load"
+            for word in node.keywords:
+                if word.arg == "allow_pickle" and not (
+                    isinstance(word.value, ast.Constant) and word.value.value is False
+                ):
+                    yield f"line {node.lineno}: allow_pickle"
+
+
 RULES = [
+    nothing_unpickles,
     wandb_in_one_file,
     grid_sample_in_one_file,
     stn_stands_alone,
@@ -229,6 +249,11 @@ BREAKS = [
     (torch_load_reads_weights_only, "stn/a.py", "import torch as t\nt.load(p, **options)"),
     (torch_load_reads_weights_only, "stn/a.py", "from torch import load as read\nread(p)"),
     (torch_load_reads_weights_only, "stn/a.py", "import torch\ntorch.serialization.load(p)"),
+    (nothing_unpickles, "experiments/a.py", "import pickle"),
+    (nothing_unpickles, "scripts/a.py", "from joblib import load"),
+    (nothing_unpickles, "stn/a.py", "import numpy as np\nnp.load(p, allow_pickle=flag)"),
+    (nothing_unpickles, "experiments/a.py", "import yaml\nyaml.unsafe_load(p)"),
+    (nothing_unpickles, "experiments/a.py", "import torch\ntorch.load(p, weights_only=True)"),
 ]
 KEEPS = [
     (wandb_in_one_file, "experiments/engine/tracking.py", "import wandb"),
@@ -258,6 +283,9 @@ KEEPS = [
     (sections_stand_apart, "experiments/sections/birds/a.py", "from experiments.sections.birds.b import c"),
     (torch_load_reads_weights_only, "stn/a.py", "import torch\ntorch.load(p, weights_only=True)"),
     (torch_load_reads_weights_only, "stn/a.py", "import json\njson.load(p)\nload(p)"),
+    (nothing_unpickles, "stn/files.py", "import torch\ntorch.load(p, weights_only=True)"),
+    (nothing_unpickles, "tests/a.py", "import pickle"),
+    (nothing_unpickles, "stn/a.py", "import yaml\nyaml.safe_load(p)\nnp.load(p, allow_pickle=False)"),
 ]
 
 

@@ -151,4 +151,6 @@ def _targets(tree: Any) -> Iterator[tuple[dict[str, Any], Callable[..., Any]]]:
         for value in tree:
             yield from _targets(value)
     elif isinstance(tree, str) and "${" in tree:
-        raise UserError(f"{tree} is not allowed: a configuration that is built has values in place of ${{...}}.")
+        raise UserError(
+            f"{tree} is not allowed: a configuration that is built has values in place of ${{...}}."
+        )

@@ -28,7 +28,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"Not a checkpoint: {error} Delete it to start the run anew.") from None
     if not isinstance(state, dict):
-        raise UserError(f"Not a checkpoint: {path} holds a {type(state).__name__}. Delete it to start the run anew.")
+        raise UserError(
+            f"Not a checkpoint: {path} holds a {type(state).__name__}. Delete it to start the run anew."
+        )
     return state
 
 

@@ -167,7 +167,9 @@ def load_run(
     try:
         model.load_state_dict(checkpoint.load(folder / "last.pt")["model"])
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-        raise UserError(f"{folder / 'last.pt'} holds no weights of the network that config.json names.") from error
+        raise UserError(
+            f"{folder / 'last.pt'} holds no weights of the network that config.json names."
+        ) from error
     return data, model.eval(), config
 
 

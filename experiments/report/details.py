@@ -100,6 +100,8 @@ def _published(result: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
-    except Exception:  # numpy raises half a dozen kinds; its message explains how to run whatever is in the file
+    except (
+        Exception
+    ):  # numpy raises half a dozen kinds; its message explains how to run whatever is in the file
         reason = "it is damaged, or holds something besides numbers"
         raise UserError(f"{path} cannot be read ({reason}): restore or delete it.") from None

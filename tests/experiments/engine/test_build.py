@@ -1,5 +1,9 @@
 """Config to object: an allow-list, labels, clear errors; optimiser groups and schedules; the command line's errors."""
 
+import contextlib
+import importlib
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +12,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import experiments.engine
+import experiments.sections
 import stn
-from experiments.engine.build import UserError, build
+from experiments.engine.build import UserError, build, offered
 from experiments.engine.cli import explain_bad_overrides
 from experiments.engine.optim import make_optimizer, one_cycle
 from stn.models.backbones import Backbone
@@ -19,14 +25,113 @@ from stn.models.mnist import cnn, st_cnn
 ROOT = Path(__file__).resolve().parents[3]
 
 
+REFUSED = [
+    "os.system", "builtins.eval", "torch.load", "stnx.Affine", "subprocess.run",
+    "hydra.utils.get_method", "hydra.utils.get_class", "hydra.utils.get_object", "hydra.utils.instantiate",
+    "experiments.engine.build.get_object", "experiments.engine.build.instantiate", "experiments.engine.build.build",
+    "experiments.engine.checkpoint.torch.load", "experiments.engine.checkpoint.load",
+    "experiments.engine.checkpoint.save",
+    "experiments.engine.files.write_json", "experiments.engine.run.load_run", "experiments.engine.run.run",
+    "experiments.engine.provenance.subprocess.run", "experiments.engine.history.History",
+    "experiments.engine.tracking.Tracker", "experiments.sections.birds.BIRDS.place",
+    "experiments.sections.birds.SECTION", "experiments.sections.birds.torch.hub.load",
+    "experiments.sections.own_images.classification.draw", "experiments.sweeps.pool.run_pool",
+    "experiments.analysis.landscape.landscape_of_run", "stn.datasets.bird_archives.unpack",
+    "stn.datasets.bird_archives.make_once", "stn.datasets.bird_archives.shutil.copy", "stn.datasets.birds.make_once",
+    "stn.datasets.image_cache.ImageCache", "stn.datasets.mnist.np.load", "stn.datasets.mnist._download",
+    "stn.datasets.toy_birds.toy_birds", "stn.files.load_tensors", "stn.files.Path", "stn.files.os.system",
+    "stn.models.backbones._download", "stn.models.backbones.zoo.resnet18", "stn.models.backbones.nn.Linear",
+    "stn.models.mnist.CNN.load_state_dict", "stn.models.mnist.cnn.__globals__", "stn.transforms.Affine.__class__",
+    "stn.transforms", "stn", "stn.transforms.Afine", "stn..transforms.Affine",
+    "torch.optim.lr_scheduler.types.new_class",
+    "torch.optim.swa_utils.AveragedModel", "torch.optim.optimizer.torch.load", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", REFUSED)
+def test_what_is_not_offered_is_refused_at_any_depth(target):
+    inside = {"_target_": "stn.transforms.Affine"}
+    for node in (
+        {"_target_": target},
+        {"_target_": target, "_partial_": True, "_recursive_": False, "_convert_": "none"},
+        inside | {"deep": [{"x": {"_target_": target}}]},
+        inside | {"_args_": [[{"_target_": target}]]},
+        inside | {"_recursive_": False, "x": {"_target_": target}},
+    ):
+        for given in (node, OmegaConf.create(node)):
+            with pytest.raises(UserError, match="is not allowed"):
+                build(given)
+
+
 @pytest.mark.parametrize(
-    "target", ["os.system", "builtins.eval", "torch.load", "stnx.Affine", "subprocess.run"]
+    "value", ["${oc.create:{_target_:os.system}}", "\\${oc.create:{_target_:os.system}}", "${oc.env:HOME}"]
 )
-def test_other_peoples_code_is_refused_at_any_depth(target):
+def test_what_is_built_has_no_interpolations_left(value):
     with pytest.raises(UserError, match="is not allowed"):
-        build(OmegaConf.create({"_target_": target}))
-    with pytest.raises(UserError, match="is not allowed"):
-        build(OmegaConf.create({"_target_": "stn.transforms.Affine", "deep": [{"x": {"_target_": target}}]}))
+        build({"_target_": "stn.transforms.Affine", "x": [value]})
+
+
+def test_interpolations_of_a_composed_configuration_are_resolved_first():
+    cfg = OmegaConf.create({"s": 0.25, "t": {"_target_": "stn.transforms.Translation", "scale": "${s}"}})
+    assert build(cfg.t).scale == 0.25
+
+
+def test_every_target_in_the_configurations_is_offered():
+    files = [path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.parent.name != "hydra"]
+    named = {name for path in files for name in re.findall(r"_target_:\s*(\S+)", path.read_text())}
+    assert len(named) > 30
+    assert all(callable(offered(name)) for name in named)
+
+
+# What a received configuration can call, besides transforms, distortions and torch's optimisers and schedules. Read a
+# new name here: what it does with text and numbers of a stranger's choice. It may read images and weights, and load_run
+# says where it writes; it must start nothing and write, move or delete nothing else.
+REACHABLE = """
+stn.convolution: Conv2d
+stn.datasets.addition: AddedDigits
+stn.datasets.birds: Birds to_middle_square
+stn.datasets.colocalisation: SharedDigit place_digit roll_each
+stn.datasets.digits: Digits load_digits
+stn.datasets.distorted: DistortedDigits
+stn.datasets.folder: OwnImages
+stn.datasets.images: ImageDataset
+stn.datasets.mnist: load_mnist
+stn.datasets.volumes: SolidDigits extrude place_solid rotation
+stn.localisation: ConvTrunk ConvTrunk3d FCTrunk Head LocalisationNetwork
+stn.models.backbones: Backbone SameDepthwise SamePadding
+stn.models.colocalisation: Localiser WindowHead boxes
+stn.models.images: BackboneTrunk ImageCNN ImageSTCNN tiling
+stn.models.mnist: CNN FCN STN average_pool cnn fcn st_cnn st_fcn
+stn.models.volumes: ProjectedCNN cnn_3d st_cnn_3d
+stn.sampler: in_frame sample
+stn.transformer: ParallelTransformers SpatialTransformer
+experiments.engine.interfaces: Data Task
+experiments.engine.muon: MuonAdamW orthogonalise
+experiments.engine.optim: make_optimizer one_cycle
+experiments.engine.smoothing: SmoothedClassification
+experiments.engine.task: Classification
+experiments.sections.birds: BirdClassification corners inside region_centres
+experiments.sections.colocalisation: Colocalisation embedding iou triplet_hinge
+experiments.sections.figures.classification: collect
+experiments.sections.figures.drawing: apply
+experiments.sections.mnist_addition: Addition centres followed mass_inside
+"""
+
+
+def test_what_a_received_configuration_can_reach():
+    reached: dict[str, list[str]] = {}
+    for package in (stn, experiments.engine, experiments.sections):
+        inside = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        for module in [package.__name__, *(one.name for one in inside)]:
+            for name in vars(importlib.import_module(module)):
+                with contextlib.suppress(UserError):
+                    found = offered(f"{module}.{name}")
+                    reached.setdefault(found.__module__, []).append(name)
+    growing = {"stn.transforms", "stn.datasets.distortions"}  # tensors to tensors
+    listed = [f"{module}: {' '.join(sorted(set(names)))}" for module, names in reached.items()]
+    assert sorted(one for one in listed if one.split(":")[0] not in growing) == sorted(
+        REACHABLE.split("\n")[1:-1]
+    )
 
 
 def test_name_is_a_label_and_the_config_stays_as_it_was():
