@@ -94,7 +94,7 @@ class Tracker:
                 console="off",
                 silent=True,
                 x_disable_stats=True,
-                x_disable_meta=True,  # command line, host, git remote: each may hold a password, none a number
+                x_disable_meta=True,  # command line and git remote: both may hold a password
                 disable_git=True,
                 reinit="create_new",  # this process may have another W&B run open
             ),
