@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,10 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
         {'step': 3}
     """
     try:
+        # torch does not read the archive's checksums: a flipped bit would become a wrong number.
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"wrong checksum of {broken}")
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise

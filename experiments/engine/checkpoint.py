@@ -1,5 +1,6 @@
 """Checkpoints, snapshots of the weights, the best weights, and the state of every random generator."""
 
+import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,52 @@ from experiments.engine.build import UserError
 from experiments.engine.files import write_atomically
 from stn.files import load_tensors
 
+log = logging.getLogger(__name__)
+
+LAST, BEFORE = "last.pt", "before.pt"  # the newest checkpoint of a run directory, and the one before it
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes a state atomically: tensors, numbers, strings and containers of them, which weights_only=True can read."""
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    write_atomically(path, lambda temporary: _write(temporary, state))
+
+
+def save_last(folder: Path, state: dict[str, Any]) -> None:
+    """Writes last.pt of a run directory, and keeps the one before it as before.pt."""
+    write_atomically(folder / LAST, lambda temporary: _write(temporary, state), keep=folder / BEFORE)
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    with open(path, "wb") as file:  # of a path, torch reports a full disk as a RuntimeError
+        torch.save(state, file)
+
+
+def load_last(
+    folder: Path, device: torch.device | str = "cpu"
+) -> tuple[dict[str, Any], Path] | tuple[None, None]:
+    """Reads last.pt of a run directory; before.pt where last.pt is damaged or missing, and says so.
+
+    Returns:
+        The state and the file that it is from; (None, None) where there is neither.
+
+    Raises:
+        UserError: all that there are are damaged.
+    """
+    damaged: list[UserError] = []
+    for path in (folder / LAST, folder / BEFORE):
+        if not path.exists():
+            continue
+        try:
+            state = load(path, device)
+        except UserError as error:
+            damaged.append(error)
+            continue
+        if path.name == BEFORE:
+            log.warning("%s is damaged or missing: going on from the checkpoint before it.", folder / LAST)
+        return state, path
+    if damaged:
+        raise damaged[0]
+    return None, None
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

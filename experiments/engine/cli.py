@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import os
 import re
 import sys
@@ -16,6 +17,8 @@ from experiments.engine.build import UserError
 from experiments.engine.configuration import Files, composing, groups, options
 from experiments.engine.overrides import Overrides
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # full, read-only or not ours
+RESUME = "The same command again goes on from the last checkpoint."
 BUSY = os.EX_TEMPFAIL  # the exit status where another process trains the same run
 
 
@@ -33,8 +36,13 @@ def one_sentence_errors() -> Iterator[None]:
     except (UserError, FileNotFoundError, FloatingPointError) as error:
         print(f"\n{error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(f"\n{error.filename or 'A file'} cannot be written: {error.strerror}. {RESUME}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
-        print("\nStopped. The same command again goes on from the last checkpoint.", file=sys.stderr)
+        print(f"\nStopped. {RESUME}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -18,6 +18,7 @@ from experiments.engine.build import UserError, build, with_arguments
 from experiments.engine.compute import DEVICES, PRECISIONS, choose
 from experiments.engine.distributed import Group, process_group
 from experiments.engine.durations import duration
+from experiments.engine.files import write_atomically
 from experiments.engine.history import History
 from experiments.engine.interfaces import Data, Section, Task
 from experiments.engine.loop import Cadence, Observer, Training, seconds_per_step, train
@@ -154,7 +155,7 @@ def load_run(
         UserError: one of the files is missing, damaged, or names what is not `build.offered`.
     """
     folder = Path(folder)
-    for name in ("config.json", "last.pt"):
+    for name in ("config.json", checkpoint.LAST):
         if not (folder / name).exists():
             raise UserError(f"{folder} has no {name}: give the directory of a run that has trained.")
     try:
@@ -164,12 +165,11 @@ def load_run(
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'} is no configuration of a run.")
     data, model = assemble(OmegaConf.create(with_arguments(config, arguments)), torch.device("cpu"))
+    path = folder / checkpoint.LAST  # and no other: an earlier checkpoint would not be what result.json is about
     try:
-        model.load_state_dict(checkpoint.load(folder / "last.pt")["model"])
+        model.load_state_dict(checkpoint.load(path)["model"])
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'last.pt'} holds no weights of the network that config.json names."
-        ) from error
+        raise UserError(f"{path} holds no weights of the network that config.json names.") from error
     return data, model.eval(), config
 
 
@@ -230,15 +230,30 @@ def _prepare(cfg: DictConfig, folder: Path, group: Group) -> _Prepared:
     except ValueError as error:  # the batch is larger than the training set
         raise UserError(str(error)) from error
     training = Training(model, task, optimizer, schedule, stream, compute, group)
-    last, best = folder / "last.pt", checkpoint.Best(folder / "best.pt")
-    if last.exists():
-        state = checkpoint.load(last, compute.device)
-        training.load_state_dict(state)
+    best = checkpoint.Best(folder / "best.pt")
+    state, path = checkpoint.load_last(folder, compute.device)
+    if state is not None:
+        _resume(training, state, f"{path}", cfg.trainer.iterations)
         best.state = state.get("best")
         log.info("Resuming %s at step %d.", folder, training.step)
     if not group.first:  # dropout differs from process to process
         torch.manual_seed(stream_seed(cfg.seed, f"process {group.rank} from step {training.step}"))
     return _Prepared(cfg, folder, data, training, best, _facts(cfg, data, training))
+
+
+def _resume(training: Training, state: dict[str, Any], path: str, iterations: int) -> None:
+    """Restores a checkpoint, and refuses one that is not of this run."""
+    try:
+        training.load_state_dict(state)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is a checkpoint of another network or of another program: delete it to start the run anew."
+        ) from error
+    if training.step > iterations:
+        raise UserError(
+            f"{path} is of step {training.step}, and trainer.iterations={iterations} ends before it: delete it to "
+            "start the run anew."
+        )
 
 
 def _facts(cfg: DictConfig, data: Data, training: Training) -> dict[str, Any]:
@@ -293,7 +308,7 @@ class _Recorder(Observer):
 
     def checkpoint(self) -> None:
         state, best = self.run.training.state_dict(), self.run.best
-        checkpoint.save(self.run.folder / "last.pt", state | ({"best": best.state} if best.state else {}))
+        checkpoint.save_last(self.run.folder, state | ({"best": best.state} if best.state else {}))
         best.save()  # after last.pt: a kill in between loses nothing, since last.pt has the weights too
 
     def snapshot(self, step: int) -> None:
@@ -320,10 +335,9 @@ def _test(run: _Prepared) -> tuple[dict[str, float], Tensor]:
 def _record(
     run: _Prepared, section: Section | None, tracker: Tracker, metrics: dict[str, float], predictions: Tensor
 ) -> tuple[Result, dict[str, Path]]:
-    """Draws the pictures, logs to W&B, and writes best.pt, predictions.pt and, when all that is done, result.json."""
+    """Writes best.pt, predictions.pt and result.json, and only then draws the pictures and logs to W&B."""
     training, folder = run.training, run.folder
     run.best.save()
-    figures = section.figures(training.model, run.data, folder) if section and run.cfg.figures else {}
     images = training.step * run.cfg.trainer.batch_size
     result = Result(
         **run.facts,
@@ -334,11 +348,12 @@ def _record(
         test_fingerprint=run.data.test.fingerprint,
         path=folder / "result.json",
     )
-    tracker.attempt(lambda: log_result(tracker, section, result, figures))
     if not predictions.is_floating_point():
         predictions = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
-    torch.save(predictions, folder / "predictions.pt")
+    write_atomically(folder / "predictions.pt", lambda temporary: torch.save(predictions, temporary))
     result.write(result.path)
+    figures = section.figures(training.model, run.data, folder) if section and run.cfg.figures else {}
+    tracker.attempt(lambda: log_result(tracker, section, result, figures))
     if tracker.artifacts:
         tracker.attempt(lambda: upload_files(tracker, result, folder))
     return result, figures

@@ -1,7 +1,7 @@
 """The run directory: its name, its configuration's hash, and whether to run, resume, skip or refuse.
 
 `outputs/<experiment>/<model>-<transform>-<trainer>[,<other overrides>]/seed_<n>` holds config.json (written first),
-metrics.jsonl, last.pt (the checkpoint), figures, and result.json, written last.
+metrics.jsonl, last.pt and before.pt (the last two checkpoints), result.json, and figures.
 """
 
 import contextlib
@@ -163,6 +163,9 @@ def finished(folder: Path, cfg: DictConfig) -> Result | None:
             held = json.loads(path.read_text())
             theirs, ours = identity(held["config"] if name == "result.json" else held), identity(cfg)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
+            if name == "result.json":
+                log.warning("%s is damaged (%s): it is made anew from the checkpoint.", path, error)
+                continue
             raise UserError(f"{path} cannot be read ({error}): delete the folder to run anew.") from error
         if theirs != ours:
             raise UserError(
@@ -206,7 +209,8 @@ def recorded_failure(folder: Path) -> Iterator[None]:
     except Exception as error:
         known = isinstance(error, UserError | FileNotFoundError | FloatingPointError)
         text = " ".join(str(error).split())
-        (folder / FAILURE).write_text(f"{'' if known else f'{type(error).__name__}: '}{text}\n")
+        with contextlib.suppress(OSError):  # of a full disk, say
+            (folder / FAILURE).write_text(f"{'' if known else f'{type(error).__name__}: '}{text}\n")
         raise
 
 

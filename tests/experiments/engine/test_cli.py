@@ -1,11 +1,14 @@
 """train.py's own options, in processes of their own: help, tab completion, other config files."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from experiments.engine.cli import one_sentence_errors
 
 ROOT = Path(__file__).resolve().parents[3]
 MINE = """# @package _global_
@@ -91,3 +94,14 @@ def test_the_runs_of_a_sweep_use_the_same_files(call, tmp_path):
     done = call("-m", "--config-dir", "files", "--config-name", "quick", "seed=0,1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(tmp_path.glob("outputs/mine/fcn-smoke/seed_*/result.json"))) == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_takes_nothing_is_one_sentence(capsys, number):
+    with pytest.raises(SystemExit) as ended, one_sentence_errors():
+        raise OSError(number, os.strerror(number), "outputs/last.pt")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.strip() == (
+        f"outputs/last.pt cannot be written: {os.strerror(number)}. "
+        "The same command again goes on from the last checkpoint."
+    )

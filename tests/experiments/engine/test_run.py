@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import random
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 
 from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError, build
+from experiments.engine.files import write_atomically
 from experiments.engine.identity import identity
 from experiments.engine.optim import make_optimizer
 from experiments.engine.result import Result
 from experiments.engine.run import assemble, load_run, run
+from experiments.report import Section
 
 ROOT = Path(__file__).resolve().parents[3]
 TIMING = ("wall_seconds", "images_per_second", "git_revision", "git_dirty")
@@ -132,14 +135,96 @@ def test_a_held_run_directory_is_left_alone(configure):
         run(cfg)
 
 
-def test_a_broken_checkpoint_is_named(configure):
+def flip_a_bit(path: Path) -> None:
+    """In the middle of the largest tensor's bytes."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda one: one.file_size)
+    content = bytearray(path.read_bytes())
+    content[largest.header_offset + 200 + largest.file_size // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(configure, tmp_path, caplog, damage):
+    whole, harmed = (configure(f"output_dir={tmp_path}/{name}") for name in ("whole", "harmed"))
+    for cfg in (whole, harmed):
+        run(cfg)
+    folder = rundir.run_dir(harmed)
+    (folder / "result.json").unlink()
+    damage(folder / "last.pt")
+    caplog.set_level("INFO")
+    result = run(harmed)
+    assert f"{folder / 'last.pt'} is damaged or missing: going on from the checkpoint before it" in caplog.text
+    assert "at step 2." in caplog.text
+    assert untimed(result) == untimed(Result.read(rundir.run_dir(whole) / "result.json"))
+    assert_same_weights(rundir.run_dir(whole), folder)
+
+
+def test_checkpoints_of_which_all_are_damaged_are_named(configure):
     cfg = configure()
     run(cfg)
     folder = rundir.run_dir(cfg)
     (folder / "result.json").unlink()
-    (folder / "last.pt").write_bytes(b"nothing of use")
-    with pytest.raises(UserError, match=r"last\.pt cannot be read .*Delete it"):
+    for name in ("last.pt", "before.pt"):
+        flip_a_bit(folder / name)
+    with pytest.raises(UserError, match=r"Not a checkpoint: .*last\.pt cannot be read .*Delete it"):
         run(cfg)
+
+
+def test_a_checkpoint_of_another_run_is_named(configure):
+    cfg = configure()
+    run(cfg)
+    folder = rundir.run_dir(cfg)
+    (folder / "result.json").unlink()
+    state = checkpoint.load(folder / "last.pt")
+    wider = {key: torch.zeros(3) for key in state["model"]}
+    for wrong, message in (
+        (state | {"step": 5}, "is of step 5, and trainer.iterations=4 ends before it"),
+        (state | {"model": wider}, "of another network or of another program"),
+        ({"step": 4}, "of another network or of another program"),
+    ):
+        checkpoint.save(folder / "last.pt", wrong)
+        with pytest.raises(UserError, match=message):
+            run(cfg)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\xff"])
+def test_a_damaged_result_is_made_anew_from_the_checkpoint(configure, caplog, content):
+    cfg = configure()
+    first, path = run(cfg), rundir.run_dir(cfg) / "result.json"
+    path.write_text(content, encoding="latin-1")
+    again = run(cfg)
+    assert "result.json is damaged" in caplog.text and untimed(again) == untimed(first)
+    assert Result.read(path) == again
+
+
+def test_a_picture_that_fails_costs_no_result(configure):
+    def draw(*_):
+        raise RuntimeError("no ink")
+
+    section = Section("own", (), draw)
+    cfg = configure("section=own", "figures=true")
+    with pytest.raises(RuntimeError, match="no ink"):
+        run(cfg, (), {"own": section})
+    assert Result.read(rundir.run_dir(cfg) / "result.json").iterations == 4
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def fill(_):
+        with open("/dev/full", "wb") as file:
+            torch.save({"step": torch.zeros(100_000)}, file)
+
+    with pytest.raises(OSError, match="No space left on device") as full:
+        write_atomically(path, fill, keep=tmp_path / "before.pt")
+    assert full.value.filename == str(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["last.pt"] and checkpoint.load(path) == {"step": 1}
 
 
 def test_a_checkpoint_of_an_earlier_version_is_resumed(configure, tmp_path):
