@@ -43,11 +43,11 @@ A claim **{HOLDS}** if all of its parts hold. It **{FAILS}** if any part does no
   tested on the same images and their predictions are kept. `s0: 31 / 12, p = 0.0054` says that of seed 0, 31
   images are right in the first network only and 12 in the second only. It speaks of these two networks and not
   of their recipe, so no verdict depends on it.
-- Schedules, data sets and machines are never mixed. A number of the paper stands only beside its own data set.
-  A network with runs of several configurations is not judged.
+- Schedules, data sets and machines are never mixed, and two networks are compared only if schedule and optimiser have
+  the same settings. A number of the paper stands only beside its own data set. A network with runs of several
+  configurations is not judged.
 - The intervals are not corrected for the number of parts. "All parts hold" needs no correction. One part of
-  many can fail by chance: each does so with a probability of at most {(1 - LEVEL) / 2:.1%} if the truth is on
-  the bound.
+  many can fail by chance: each does so with a probability of at most {(1 - LEVEL) / 2:.1%} if the claim is true.
 """
 
 
@@ -80,7 +80,7 @@ def claims_page(claims: Sequence[Claim], results: Iterable[Result], benchmarks: 
         "# The paper's claims",
         "Which claims of the paper do our results bear out?",
         markdown_table(
-            ["", "claim", "of", "verdict", f"parts: {HOLDS} / {FAILS} / {OPEN}"], overview, "rlllc"
+            ["", "claim", "setting", "verdict", f"parts: {HOLDS} / {FAILS} / {OPEN}"], overview, "rlllc"
         ),
         "## Rules",
         RULES,

@@ -198,6 +198,8 @@ def _finding(
         return Finding(part, OPEN, "no seed in common", None, means, {}, behind)
     if any(first[seed].test_fingerprint != second[seed].test_fingerprint for seed in seeds):
         return Finding(part, OPEN, "tested on different images", None, means, {}, behind)
+    if keys := _recipes_differ(first[seeds[0]], second[seeds[0]]):
+        return Finding(part, OPEN, f"trained differently: {', '.join(keys)}", None, means, {}, behind)
     sign = 1 if part.first.lower_is_better else -1
     gains = [sign * (values[1][seed] - values[0][seed]) for seed in seeds]
     tests = {}
@@ -206,6 +208,16 @@ def _finding(
         if right[0] is not None and right[1] is not None:
             tests[seed] = mcnemar(right[0], right[1])
     return _judged(part, interval(gains), part.above, part.below, means, tests, behind)
+
+
+def _recipes_differ(first: Result, second: Result) -> list[str]:
+    """The keys in which the schedules and optimisers of two runs differ, but for what only a transformer has.
+
+    A schedule of the same name may have changed between them.
+    """
+    one, other = first.settings, second.settings
+    keys = {key for key in {*one, *other} if key.split(".")[0] in ("trainer", "optimizer")}
+    return sorted(key for key in keys - {"optimizer.localisation_lr"} if one.get(key) != other.get(key))
 
 
 def _value(network: Runs, run: Result) -> float:
