@@ -110,7 +110,7 @@ CLAIMS = (
     ),
     Claim(
         2,
-        "With a transformer, a network without convolutions is as good as the CNN on RTS.",
+        "With a transformer, a network without convolutions equals the CNN on RTS.",
         "section 4.1, Table 1",
         tuple(
             gain_in(TABLE1, ("st_fcn", transform), ("cnn", None), "mnist_rts", -MARGIN_RTS, MARGIN_RTS)
