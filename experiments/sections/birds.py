@@ -105,7 +105,7 @@ def head_and_body(metrics: Mapping[str, float]) -> float | None:
 CLAIM = Claim(
     7,
     "A bird classifier is better with transformers at the same resolution; one finds the head, another the body.",
-    "section 4.3, Table 3 and figure 3",
+    "section 4.3, Table 3",
     (
         gain_in(BIRDS, ("cub_2st_224", None), ("cub_cnn_224", None), "accuracy"),
         *(Level(specialised(experiment), 0.0) for experiment in EXPERIMENTS if experiment != "cub_cnn_224"),

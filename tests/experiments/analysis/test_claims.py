@@ -310,6 +310,8 @@ def test_head_and_body_by_hand():
     assert (
         head_and_body(metrics | {"test_st1_body": 55.0}) == 5
     )  # now 1 on the head, 50 - 40, and 0 on the body, 65 - 60
+    # The best of both is window 0, which cannot be both: 1 on the head, 50 - 40, and 0 on the body, 95 - 60.
+    assert head_and_body(metrics | {"test_st0_body": 95.0, "test_st1_body": 55.0}) == 10
     assert head_and_body({"test_accuracy": 80.0}) is None
 
 
