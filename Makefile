@@ -30,8 +30,8 @@ format: $(STAMP)  ## format the code, and mend what ruff can mend
 docs: $(STAMP)  ## README.md, docs/ and docstrings -> site/index.html, which opens from disk
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
-tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX, cost.md and the headline table in README.md
-	$(PY) scripts/make_tables.py --page README.md --costs results/cost.md
+tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX, cost.md, claims.md and the headline table in README.md
+	$(PY) scripts/make_tables.py --page README.md --costs results/cost.md --claims results/claims.md
 
 bench: $(STAMP)  ## measure speed again -> results/benchmarks.md, docs/speed.md; half an hour, on a machine left alone
 	$(PY) scripts/benchmark.py all --json results/benchmarks.json --page docs/speed.md

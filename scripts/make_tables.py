@@ -2,6 +2,7 @@
 
 python scripts/make_tables.py --page README.md         # and the headline table of README.md
 python scripts/make_tables.py --costs results/cost.md  # and what the runs took, and what the missing ones would
+python scripts/make_tables.py --claims results/claims.md  # and which claims of the paper hold
 python scripts/make_tables.py outputs --out tables --include-smoke
 """
 
@@ -9,11 +10,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments.analysis.claims import write_claims
 from experiments.engine.build import UserError
 from experiments.report import embed, headline, load_results, write_tables
 from experiments.report.costs import costs_page
 from experiments.report.wandb_tables import log_tables
-from experiments.sections import TABLES
+from experiments.sections import CLAIMS, TABLES
 from experiments.sweeps.overview import missing
 
 
@@ -24,6 +26,7 @@ def main() -> int:
     add("--out", type=Path, default=Path("results"), help="where tables go (results)")
     add("--page", type=Path, help="a page to put the headline table into, between its marks")
     add("--costs", type=Path, metavar="FILE", help="the page of what runs cost")
+    add("--claims", type=Path, metavar="FILE", help="the page of claims; benchmarks.json is beside it")
     add("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
     add("--wandb", choices=["offline", "online"], help="log the tables to W&B as well")
     args = parser.parse_args()
@@ -38,6 +41,9 @@ def main() -> int:
         if args.costs:
             args.costs.write_text(costs_page(tables, results, *missing(results)), encoding="utf-8")
             paths.append(args.costs)
+        if args.claims:
+            print(write_claims(args.claims, CLAIMS, results), end="", file=sys.stderr)
+            paths.append(args.claims)
         command = args.wandb and log_tables(args.dirs, tables, mode=args.wandb, include_smoke=smoke)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)

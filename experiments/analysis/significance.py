@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,12 +28,7 @@ def paired(a: Variant, b: Variant, metric: str) -> dict[str, Any]:
     seeds = sorted(a.by_seed.keys() & b.by_seed.keys())
     pairs = [(a.by_seed[seed], b.by_seed[seed]) for seed in seeds]
     differences = [right.metric(metric) - left.metric(metric) for left, right in pairs]
-    mean = statistics.fmean(differences) if differences else None
-    low = high = None
-    if mean is not None and len(differences) > 1:
-        # Not stats.ttest_rel: it warns of lost precision where all seeds differ by the same amount.
-        reach = float(stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1) * stats.sem(differences))
-        low, high = mean - reach, mean + reach
+    mean, low, high = mean_interval(differences) if differences else (None, None, None)
     return {
         "seeds": seeds,
         "difference": mean,
@@ -40,6 +36,16 @@ def paired(a: Variant, b: Variant, metric: str) -> dict[str, Any]:
         "high": high,
         "same_images": all(left.test_fingerprint == right.test_fingerprint for left, right in pairs),
     }
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """The mean of at least one value, and its t interval; None for its ends where there is one value."""
+    mean, n = statistics.fmean(values), len(values)
+    if n < 2:
+        return mean, None, None
+    # Not stats.ttest_1samp or ttest_rel: they warn of lost precision where all values are the same.
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values))
+    return mean, mean - reach, mean + reach
 
 
 def mcnemar(right_a: Tensor, right_b: Tensor) -> tuple[int, int, float]:
@@ -103,12 +109,62 @@ def mcnemar_by_seed(
     tests = {}
     labels = {} if labels is None else labels
     for seed in sorted(a.by_seed.keys() & b.by_seed.keys()):
-        left, right = a.by_seed[seed], b.by_seed[seed]
-        by_a, by_b = predictions(left), predictions(right)
-        if by_a is None or by_b is None or left.test_fingerprint != right.test_fingerprint:
+        pair = (a.by_seed[seed], b.by_seed[seed])
+        if pair[0].test_fingerprint != pair[1].test_fingerprint or not all(map(judgeable, pair)):
             continue
-        if left.test_fingerprint not in labels:
-            labels[left.test_fingerprint] = truth(left, circumstances)
-        true = labels[left.test_fingerprint]
-        tests[seed] = mcnemar(by_a == true, by_b == true)
+        tests[seed] = mcnemar(*(right(run, circumstances, labels) for run in pair))
     return tests
+
+
+def judgeable(result: Result) -> bool:
+    """Whether it is known, or can be found out, which test images a run has right."""
+    return details.right(result.path) is not None or predictions(result) is not None
+
+
+def stored_right(result: Result) -> Tensor | None:
+    """Which test images a run has right, (N,), bool; None where that is not stored."""
+    stored = details.right(result.path)
+    return None if stored is None else torch.from_numpy(stored)
+
+
+def right(result: Result, circumstances: dict[str, Any], labels: dict[str, Tensor]) -> Tensor:
+    """Which test images a run has right, (N,), bool: as stored, else by its predictions and the labels, drawn anew.
+
+    Args:
+        result: a run that is `judgeable`.
+        circumstances, labels: as of `mcnemar_by_seed`.
+
+    Raises:
+        UserError, FileNotFoundError: as `truth`.
+    """
+    stored = stored_right(result)
+    if stored is not None:
+        return stored
+    if result.test_fingerprint not in labels:
+        labels[result.test_fingerprint] = truth(result, circumstances)
+    predicted = predictions(result)
+    assert predicted is not None
+    return predicted == labels[result.test_fingerprint]
+
+
+def keep_right(results: Iterable[Result], circumstances: dict[str, Any]) -> str:
+    """Stores which test images published runs have right, where it is not stored, so that no test needs the data again.
+
+    Args:
+        results: finished runs; those in run directories, and those without predictions, are passed over.
+        circumstances: as of `truth`.
+
+    Returns:
+        The runs for which it cannot be found out, and why, in one sentence; "" where there is none.
+    """
+    labels: dict[str, Tensor] = {}
+    failed: dict[str, list[str]] = {}
+    for result in results:
+        path = result.path
+        if path.name == "result.json" or details.right(path) is not None or predictions(result) is None:
+            continue
+        try:
+            details.keep_right(path, right(result, circumstances, labels).numpy())
+        except (UserError, FileNotFoundError) as error:
+            failed.setdefault(str(error), []).append(path.stem)
+    return " ".join(f"No McNemar's test of {', '.join(runs)}: {error}" for error, runs in failed.items())

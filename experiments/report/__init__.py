@@ -6,6 +6,7 @@ no paths of the machine): the same results give the same bytes.
 """
 
 from experiments.engine.result import Result
+from experiments.report.claims import Claim, Gain, Level, Ratio, Runs, gain_in, runs_in
 from experiments.report.grid import markdown_table
 from experiments.report.headline import headline
 from experiments.report.records import cell_records, cells_csv, run_records
@@ -26,8 +27,13 @@ from experiments.report.tables import (
 __all__ = [
     "MIN_SEEDS",
     "Cell",
+    "Claim",
+    "Gain",
+    "Level",
+    "Ratio",
     "Result",
     "Row",
+    "Runs",
     "Section",
     "Sheet",
     "Table",
@@ -37,6 +43,7 @@ __all__ = [
     "choose_network_and_experiment",
     "document",
     "embed",
+    "gain_in",
     "headline",
     "latex",
     "load_results",
@@ -47,6 +54,7 @@ __all__ = [
     "row_label",
     "row_of",
     "run_records",
+    "runs_in",
     "sheets",
     "write_tables",
 ]

@@ -1,7 +1,7 @@
 """The details of a run, which comparisons need beside its metrics: test predictions and learning curves.
 
 A run directory has them in predictions.pt and metrics.jsonl. A published run, results/runs/<experiment>/<run>.json, has
-them in results/details/<experiment>/<run>.npz, some kilobytes.
+them in results/details/<experiment>/<run>.npz, some kilobytes, and there also which test images it has right.
 """
 
 import json
@@ -41,6 +41,27 @@ def keep(folder: Path, published: Path) -> Path:
     predicted = predictions(folder / "result.json")
     if predicted is not None:
         arrays["predictions"] = predicted
+    return _write(published, arrays)
+
+
+def keep_right(published: Path, right: np.ndarray) -> Path:
+    """Adds to the details of a published run which test images it has right, (N,), bool.
+
+    Comparisons need no data then.
+    """
+    return _write(published, {**_published(published), "right": right})
+
+
+def right(result: Path) -> np.ndarray | None:
+    """Which test images a published run has right, (N,), bool; None where it is not stored.
+
+    Args:
+        result: the run's result file; a run directory has predictions alone.
+    """
+    return None if result.name == "result.json" else _published(result).get("right")
+
+
+def _write(published: Path, arrays: dict[str, Any]) -> Path:
     path = details_path(published)
 
     def write(temporary: Path) -> None:
@@ -88,7 +109,7 @@ def curves(result: Path) -> dict[str, Curve]:
                     logged.setdefault(name, {})[entry["step"]] = entry[name]
         return logged
     for name, points in _published(result).items():
-        if name != "predictions":
+        if name not in ("predictions", "right"):
             logged[name] = dict(zip(points[0].astype(int).tolist(), points[1].tolist(), strict=True))
     return logged
 

@@ -1,4 +1,4 @@
-"""What a section of the paper consists of: its tables and its pictures."""
+"""What a section of the paper consists of: its tables, its pictures and its claims."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from experiments.engine.result import Result
+from experiments.report.claims import Claim
 from experiments.report.tables import Table, against_paper
 
 
@@ -20,11 +21,13 @@ class Section:
         tables: in the order of print.
         draw: draws the section's pictures: (network in eval mode, data, run directory, title) -> name -> path of what
             it wrote into the run directory.
+        claims: what the paper claims there.
     """
 
     name: str
     tables: tuple[Table, ...]
     draw: Callable[[nn.Module, Any, Path, str], dict[str, Path]]
+    claims: tuple[Claim, ...] = ()
 
     def figures(self, model: nn.Module, data: Any, folder: Path) -> dict[str, Path]:
         """Draws the section's pictures of a trained network, which it leaves in eval mode.

@@ -3,7 +3,7 @@
 A new section is a module in this folder with a `SECTION`, and a place in the list below.
 """
 
-from experiments.report import Section, Table
+from experiments.report import Claim, Section, Table
 from experiments.sections import (
     birds,
     colocalisation,
@@ -18,3 +18,8 @@ SECTIONS: dict[str, Section] = {
     for module in (distorted_mnist, mnist_addition, colocalisation, birds, mnist_3d, own_images)
 }
 TABLES: dict[str, Table] = {table.name: table for section in SECTIONS.values() for table in section.tables}
+CLAIMS: tuple[Claim, ...] = tuple(
+    sorted(
+        (claim for section in SECTIONS.values() for claim in section.claims), key=lambda claim: claim.number
+    )
+)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.engine.task import Batch, Classification
-from experiments.report import Row, Section, Table
+from experiments.report import Claim, Row, Section, Table, gain_in
 from stn import Transform, sample
 from stn.datasets.addition import AddedDigits
 from stn.transforms import regular_grid
@@ -58,6 +58,23 @@ ADDITION = Table(
     paper=PAPER,
     source="Jaderberg et al. 2015, appendix A.1, Table 4",
     priority=PRIORITY,
+)
+
+TRANSFORMS = ("affine", "projective", "tps")
+CLAIM = Claim(
+    6,
+    "Two transformers make a network without convolutions better than a CNN at addition; with one it is worse.",
+    "appendix A.1, Table 4",
+    (
+        *(
+            gain_in(ADDITION, ("2st_fcn", transform), ("cnn", None), "mnist_addition")
+            for transform in TRANSFORMS
+        ),
+        *(
+            gain_in(ADDITION, ("cnn", None), ("st_fcn", transform), "mnist_addition")
+            for transform in TRANSFORMS
+        ),
+    ),
 )
 
 HELD = 0.9  # a window holds a digit if it covers at least this share of the digit's mass
@@ -160,4 +177,4 @@ def draw(model: nn.Module, data: AddedDigits, folder: Path, title: str) -> dict[
     return paths
 
 
-SECTION = Section(name="mnist_addition", tables=(ADDITION,), draw=draw)
+SECTION = Section(name="mnist_addition", tables=(ADDITION,), draw=draw, claims=(CLAIM,))
