@@ -16,6 +16,13 @@ OURS = ("stn", "experiments.engine", "experiments.sections")  # and every module
 TORCHS = ("torch.optim", "torch.optim.lr_scheduler")
 
 
+class Stopped(BaseException):
+    """The training ended before its last step, because it was asked to, and has left a checkpoint.
+
+    It is no failure: like KeyboardInterrupt, it is not caught with the exceptions.
+    """
+
+
 class UserError(ValueError):
     """An error that only the user can mend. The message is one sentence: what is wrong and what to do."""
 

@@ -5,6 +5,7 @@ import difflib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
@@ -13,7 +14,7 @@ from hydra._internal.utils import get_args
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.engine.build import UserError
+from experiments.engine.build import Stopped, UserError
 from experiments.engine.configuration import Files, composing, groups, options
 from experiments.engine.overrides import Overrides
 
@@ -39,8 +40,13 @@ def one_sentence_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        print(f"\n{error.filename or 'A file'} cannot be written: {error.strerror}. {RESUME}", file=sys.stderr)
+        print(
+            f"\n{error.filename or 'A file'} cannot be written: {error.strerror}. {RESUME}", file=sys.stderr
+        )
         sys.exit(2)
+    except Stopped as error:
+        print(f"\n{error} {RESUME}", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print(f"\nStopped. {RESUME}", file=sys.stderr)
         sys.exit(130)

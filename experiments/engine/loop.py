@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+from experiments.engine.build import Stopped
 from experiments.engine.checkpoint import random_state, restore_random_state
 from experiments.engine.compute import Compute
 from experiments.engine.distributed import Group
@@ -103,6 +104,10 @@ class Observer:
     def snapshot(self, step: int) -> None:
         """Saves the network's weights."""
 
+    def stopping(self) -> bool:
+        """Whether the training is to end with a checkpoint now. It is asked at every log line."""
+        return False
+
 
 def train(training: Training, cadence: Cadence, observer: Observer) -> None:
     """Trains from the step that `training` stands at to `cadence.iterations`.
@@ -112,6 +117,7 @@ def train(training: Training, cadence: Cadence, observer: Observer) -> None:
     `lr` of the first parameter group, and what `Task.watch` says of the last batch.
 
     Raises:
+        Stopped: the observer asked for it. The checkpoint is of the step that the training has come to.
         FloatingPointError: a logged loss, or theta, is not finite. The checkpoint before it stays.
     """
     model, task, optimizer, group = training.model.train(), training.task, training.optimizer, training.group
@@ -161,8 +167,11 @@ def train(training: Training, cadence: Cadence, observer: Observer) -> None:
             sums, logged = {}, time.perf_counter()
         if cadence.snapshot_every and training.step % cadence.snapshot_every == 0:
             observer.snapshot(training.step)
-        if training.step % cadence.checkpoint_every == 0 or last:
+        stopped = training.step % cadence.log_every == 0 and not last and observer.stopping()
+        if training.step % cadence.checkpoint_every == 0 or last or stopped:
             observer.checkpoint()
+        if stopped:
+            raise Stopped(f"Stopped at step {training.step}.")
     bar.close()
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,7 +23,7 @@ SHORTEST_SECRET = 8  # characters; a shorter value stands in a text by chance
 def git_revision() -> dict[str, Any]:
     """Returns `git_revision`, the commit of this repository, and `git_dirty`, whether the code differs from it.
 
-    Both are None outside a checkout.
+    Both are None outside a checkout, also where the code was unpacked inside another repository.
     """
 
     def git(*arguments: str) -> str:
@@ -31,6 +32,8 @@ def git_revision() -> dict[str, Any]:
         ).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
+            return {"git_revision": None, "git_dirty": None}
         return {
             "git_revision": git("rev-parse", "HEAD"),
             "git_dirty": bool(git("status", "--porcelain", "--", *CODE)),

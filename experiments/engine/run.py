@@ -1,8 +1,11 @@
 """One run, from a configuration to result.json."""
 
+import contextlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +168,9 @@ def load_run(
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'} is no configuration of a run.")
     data, model = assemble(OmegaConf.create(with_arguments(config, arguments)), torch.device("cpu"))
-    path = folder / checkpoint.LAST  # and no other: an earlier checkpoint would not be what result.json is about
+    path = (
+        folder / checkpoint.LAST
+    )  # and no other: an earlier checkpoint would not be what result.json is about
     try:
         model.load_state_dict(checkpoint.load(path)["model"])
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
@@ -182,7 +187,11 @@ def _run(cfg: DictConfig, section: Section | None, folder: Path, group: Group) -
     with start_tracker(cfg, run.facts, folder, enabled=group.first) as tracker:
         every = ("log_every", "checkpoint_every", "val_every", "snapshot_every")
         cadence = Cadence(cfg.trainer.iterations, **{key: cfg.trainer[key] for key in every})
-        train(run.training, cadence, _Recorder(run, tracker) if group.first else Observer())
+        if group.size == 1:
+            with _stopping_at_sigterm(recorder := _Recorder(run, tracker)):
+                train(run.training, cadence, recorder)
+        else:  # of several processes none may leave alone: the last checkpoint stands
+            train(run.training, cadence, _Recorder(run, tracker) if group.first else Observer())
         if group.first:
             metrics, predictions = _test(run)
             result, figures = _record(run, section, tracker, metrics, predictions)
@@ -295,6 +304,7 @@ class _Recorder(Observer):
     def __init__(self, run: _Prepared, tracker: Tracker) -> None:
         self.run, self.tracker = run, tracker
         self.history = History(run.folder / "metrics.jsonl", run.training.step)
+        self.terminated = False
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         self.history.add(step, metrics)
@@ -311,9 +321,31 @@ class _Recorder(Observer):
         checkpoint.save_last(self.run.folder, state | ({"best": best.state} if best.state else {}))
         best.save()  # after last.pt: a kill in between loses nothing, since last.pt has the weights too
 
+    def stopping(self) -> bool:
+        return self.terminated
+
     def snapshot(self, step: int) -> None:
         path = checkpoint.snapshot_path(self.run.folder, step)
         checkpoint.save(path, self.run.training.model.state_dict())
+
+
+@contextlib.contextmanager
+def _stopping_at_sigterm(recorder: _Recorder) -> Iterator[None]:
+    """Lets SIGTERM end the training at the next log line, with a checkpoint, where nobody else answers the signal."""
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+
+    def terminate(*_: object) -> None:
+        recorder.terminated = True
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _validate(run: _Prepared) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import random
+import signal
 import time
 import zipfile
 from pathlib import Path
@@ -12,7 +14,9 @@ import torch
 
 from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError, build
+from experiments.engine.cli import one_sentence_errors
 from experiments.engine.files import write_atomically
+from experiments.engine.history import History
 from experiments.engine.identity import identity
 from experiments.engine.optim import make_optimizer
 from experiments.engine.result import Result
@@ -158,7 +162,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(configure, tmp_path, c
     damage(folder / "last.pt")
     caplog.set_level("INFO")
     result = run(harmed)
-    assert f"{folder / 'last.pt'} is damaged or missing: going on from the checkpoint before it" in caplog.text
+    assert (
+        f"{folder / 'last.pt'} is damaged or missing: going on from the checkpoint before it" in caplog.text
+    )
     assert "at step 2." in caplog.text
     assert untimed(result) == untimed(Result.read(rundir.run_dir(whole) / "result.json"))
     assert_same_weights(rundir.run_dir(whole), folder)
@@ -318,6 +324,33 @@ def test_killed_at_any_moment_and_started_again_ends_bit_for_bit_equal(configure
     assert_same_weights(rundir.run_dir(whole), rundir.run_dir(killed), "best.pt")
     assert history(rundir.run_dir(whole)) == history(rundir.run_dir(killed))
     assert not list(rundir.run_dir(killed).glob("*.tmp"))
+
+
+def test_sigterm_ends_the_training_with_a_checkpoint_and_the_next_start_goes_on(
+    configure, tmp_path, monkeypatch
+):
+    whole, ended = (
+        configure(
+            "trainer.iterations=8", "trainer.log_every=2", "trainer.checkpoint_every=8", f"output_dir={tmp_path}/{name}"
+        )
+        for name in ("whole", "ended")
+    )  # fmt: skip
+    run(whole)
+    folder, add = rundir.run_dir(ended), History.add
+
+    def add_and_ask(history, step, metrics):
+        add(history, step, metrics)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(History, "add", add_and_ask)
+    with pytest.raises(SystemExit) as left, one_sentence_errors():
+        run(ended)
+    assert left.value.code == 143 and checkpoint.load(folder / "last.pt")["step"] == 4
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and rundir.failure(folder) == ""
+    monkeypatch.setattr(History, "add", add)
+    assert untimed(run(ended)) == untimed(Result.read(rundir.run_dir(whole) / "result.json"))
+    assert_same_weights(rundir.run_dir(whole), folder) and history(folder) == history(rundir.run_dir(whole))
 
 
 def start(context, cfg):
