@@ -127,7 +127,7 @@ def test_all_is_every_table_seed_by_seed_and_row_by_row_no_run_twice(tmp_path):
         "colocalisation",
     ]
     labels = [run.label for run in runs]
-    assert len({*labels}) == len(runs) == 2 * (8 * 4 + 4 + 2 * 4 + 8 + 2 * 10 + 6 + 2 * 2)
+    assert len({*labels}) == len(runs) == 2 * (8 * 4 + 4 + 2 * 4 + 8 + 2 * 10 + 6 + 2 * 2 + 4 * 2)
     order = [run.label for run in unfinished(runs)]  # in which they are trained
     crops = next(i for i, label in enumerate(order) if label.startswith("colocalisation/"))
     assert set(order) - set(labels) == {EMBEDDING}  # the network that describes crops is no cell of a table
