@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from stn.sampler import sample
 from stn.transforms import Transform
 
 __all__ = ["ConvTrunk", "ConvTrunk3d", "FCTrunk", "Head", "LocalisationNetwork", "count_features"]
@@ -49,6 +50,7 @@ class ConvTrunk(nn.Sequential):
         in_shape: (C, H, W) of the image, at least 25 pixels a side.
         filters: of each convolution.
         features: units of the fully connected layer.
+        batch_norm: whether batch normalisation, in place of a bias, stands before each ReLU. The paper has none.
 
     Shape:
         (B, C, H, W) -> (B, features).
@@ -61,7 +63,14 @@ class ConvTrunk(nn.Sequential):
         torch.Size([2, 20])
     """
 
-    def __init__(self, in_shape: tuple[int, int, int], *, filters: int = 20, features: int = 20) -> None:
+    def __init__(
+        self,
+        in_shape: tuple[int, int, int],
+        *,
+        filters: int = 20,
+        features: int = 20,
+        batch_norm: bool = False,
+    ) -> None:
         channels, *sides = in_shape
         flat = filters
         for side in sides:
@@ -73,13 +82,16 @@ class ConvTrunk(nn.Sequential):
             flat *= left
         super().__init__(
             nn.AvgPool2d(2, ceil_mode=True),
-            nn.Conv2d(channels, filters, 5),
+            nn.Conv2d(channels, filters, 5, bias=not batch_norm),
+            *([nn.BatchNorm2d(filters)] if batch_norm else []),
             nn.ReLU(),
             nn.MaxPool2d(2, ceil_mode=True),
-            nn.Conv2d(filters, filters, 5),
+            nn.Conv2d(filters, filters, 5, bias=not batch_norm),
+            *([nn.BatchNorm2d(filters)] if batch_norm else []),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(flat, features),
+            nn.Linear(flat, features, bias=not batch_norm),
+            *([nn.BatchNorm1d(features)] if batch_norm else []),
             nn.ReLU(),
         )
         self.out_features = features
@@ -175,6 +187,10 @@ class Head(nn.Linear):
 class LocalisationNetwork(nn.Module):
     """A trunk and a head: image -> theta of one transformer, or of several that share the network (section 3.1).
 
+    With `looks` above 1 the network corrects itself, as in inverse compositional spatial transformer networks (Lin and
+    Lucey 2017): it looks again, with the same weights, at the image warped by theta, and its answer is composed with
+    theta. Each look is sampled from the image itself, so interpolation errors do not add up.
+
     Args:
         localisation: the trunk, any module (B, C, H, W) -> (B, features) whose number of features `count_features` can
             tell.
@@ -182,13 +198,15 @@ class LocalisationNetwork(nn.Module):
         starts: (K, num_params), theta of each of the K transformers at the start. None: one that starts at the
             identity.
         head: module features -> theta (B, num_params) of one transformer, in place of `Head`. It sets its own start.
+        looks: how often the network is applied; the paper's is once. A head that does not start at the identity is
+            composed with itself as often.
 
     Shape:
         (B, C, H, W) -> (B, K, num_params).
 
     Raises:
         ValueError: The number of features is unknown, `starts` has another shape, or `starts` and `head` are both
-            given.
+            given. `looks` is below 1; or it is above 1, and there are `starts`, or the transform does not compose.
 
     Examples:
         >>> from stn.transforms import Translation
@@ -205,8 +223,15 @@ class LocalisationNetwork(nn.Module):
         *,
         starts: Tensor | None = None,
         head: nn.Module | None = None,
+        looks: int = 1,
     ) -> None:
         super().__init__()
+        if looks < 1 or (looks > 1 and starts is not None):
+            raise ValueError(
+                f"looks is at least 1, and exactly 1 for a network with starts of its own, not {looks}."
+            )
+        if looks > 1:  # raises where maps of the family do not compose
+            transform.compose(transform.identity()[None], transform.identity()[None])
         if head is not None and starts is not None:
             raise ValueError("starts is of the built-in head: a head of your own sets its own start.")
         if starts is not None and (starts.ndim != 2 or starts.shape[1] != transform.num_params):
@@ -214,6 +239,8 @@ class LocalisationNetwork(nn.Module):
                 f"starts must be of shape (K, {transform.num_params}), not {tuple(starts.shape)}."
             )
         self.count = 1 if starts is None else len(starts)
+        self.looks = looks
+        self.transform = transform
         self.localisation = localisation
         if head is None:
             start = None if starts is None else starts.flatten()
@@ -222,6 +249,9 @@ class LocalisationNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         theta: Tensor = self.head(self.localisation(image))
+        for _ in range(self.looks - 1):  # of one transformer alone: theta is (B, num_params)
+            view = sample(image, self.transform.grid(theta, tuple(image.shape[2:])))
+            theta = self.transform.compose(theta, self.head(self.localisation(view)))
         return theta.unflatten(1, (self.count, -1))
 
 

@@ -6,12 +6,14 @@ at (2 i + 1) / n - 1. theta maps **target to source**: for each output pixel it 
 pixel comes from. In volumes z is the third coordinate, along the depth: points (x, y, z) of tensors (D, H, W).
 
 A new transform is one class here with `num_params`, `identity` and `map_points`, and one YAML in configs/transform.
+Where the maps of the family compose, it has `compose` too.
 """
 
 import math
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
@@ -77,8 +79,20 @@ def _in_float(theta: Tensor) -> Tensor:
     return theta if theta.dtype == torch.float64 else theta.float()
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The product of small matrices (B, n, m) and (B, m, k). Not `@`, which autocast would compute in bfloat16."""
+    return (a[:, :, :, None] * b[:, None]).sum(2)
+
+
+def _compose_affine(outer: Tensor, inner: Tensor, dims: int) -> Tensor:
+    """The rows of [[A, t]] for outer(inner(p)), all (B, dims * (dims + 1))."""
+    outer, inner = (theta.unflatten(1, (dims, dims + 1)) for theta in (outer, inner))
+    linear, shift = outer[:, :, :dims], outer[:, :, dims:]
+    return (_product(linear, inner) + F.pad(shift, (dims, 0))).flatten(1)
+
+
 class Transform(nn.Module):
-    """The base class of transforms. A subclass has `num_params`, `identity` and `map_points`.
+    """The base class of transforms. A subclass has `num_params`, `identity`, `map_points`, and `compose` if it can.
 
     Attributes:
         num_params: P, the number of parameters theta.
@@ -123,6 +137,27 @@ class Transform(nn.Module):
             NotImplementedError: The subclass lacks it.
         """
         raise NotImplementedError
+
+    def compose(self, outer: Tensor, inner: Tensor) -> Tensor:
+        """The parameters of one map that does what two do, one after the other: p -> outer(inner(p)).
+
+        An image that is warped by `outer`, and what comes of it by `inner`, is the image warped by the composed map,
+        but for the second interpolation.
+
+        Args:
+            outer: (B, num_params).
+            inner: (B, num_params).
+
+        Returns:
+            (B, num_params).
+
+        Raises:
+            ValueError: Two maps of the family, one after the other, are not in general a map of the family.
+        """
+        raise ValueError(
+            f"Two maps of {type(self).__name__} do not compose to one of its kind: choose Affine, Affine3d, Attention, "
+            "Projective, or Translation with scale 1."
+        )
 
     def grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         """Source coordinates of every output pixel: the sampling grid T_theta(G) (paper eq. 1).
@@ -178,6 +213,9 @@ class Affine(Transform):
         matrix = theta.reshape(-1, 2, 3)
         return points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
 
+    def compose(self, outer: Tensor, inner: Tensor) -> Tensor:
+        return _compose_affine(outer, inner, 2)
+
     def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         columns = homogeneous_grid(size, theta.device, theta.dtype)
         return (theta.reshape(-1, 3) @ columns).unflatten(0, (-1, 2)).mT
@@ -203,6 +241,9 @@ class Affine3d(Transform):
         matrix = theta.reshape(-1, 3, 4)
         return points @ matrix[:, :, :3].mT + matrix[:, None, :, 3]
 
+    def compose(self, outer: Tensor, inner: Tensor) -> Tensor:
+        return _compose_affine(outer, inner, 3)
+
     def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         columns = homogeneous_grid(size, theta.device, theta.dtype)
         return (theta.reshape(-1, 4) @ columns).unflatten(0, (-1, 3)).mT
@@ -223,6 +264,9 @@ class Attention(Transform):
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         return theta[:, None, :1] * points + theta[:, None, 1:]
+
+    def compose(self, outer: Tensor, inner: Tensor) -> Tensor:
+        return outer[:, :1] * inner + F.pad(outer[:, 1:], (1, 0))
 
 
 class Translation(Transform):
@@ -257,6 +301,9 @@ class Translation(Transform):
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         return self.scale * points + theta[:, None, :]
 
+    def compose(self, outer: Tensor, inner: Tensor) -> Tensor:
+        return outer + inner if self.scale == 1 else super().compose(outer, inner)
+
     def extra_repr(self) -> str:
         return f"num_params={self.num_params}, scale={self.scale}"
 
@@ -265,7 +312,7 @@ class Projective(Transform):
     """A homography with h33 = 1: theta holds the first eight entries of the 3x3 matrix, row by row (section 3.2).
 
     Points are divided by their third coordinate w. A |w| below 1e-6 is raised to it, with its sign kept, so that a
-    point on the horizon lands far outside of the image instead of at infinity.
+    point on the horizon lands far outside of the image instead of at infinity. h33 of a composed map is treated alike.
 
     Examples:
         >>> theta = torch.tensor([[1.0, 0, 0, 0, 1, 0, 0.5, 0]])
@@ -284,14 +331,27 @@ class Projective(Transform):
     def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         return self._map(theta, homogeneous_grid(size, theta.device, theta.dtype))
 
+    def compose(self, outer: Tensor, inner: Tensor) -> Tensor:
+        first, second = (self._entries(theta).reshape(-1, 3, 3) for theta in (outer, inner))
+        product = _product(first, second).flatten(1)
+        return product[:, :8] / self._away_from_zero(product[:, 8:])
+
+    @staticmethod
+    def _entries(theta: Tensor) -> Tensor:
+        return torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1)
+
+    @staticmethod
+    def _away_from_zero(w: Tensor) -> Tensor:
+        return torch.where(w < 0, w.clamp(max=-1e-6), w.clamp(min=1e-6))
+
     def _map(self, theta: Tensor, columns: Tensor) -> Tensor:
         """theta (B, 8), columns (x, y, 1) of points (3, N) -> (B, N, 2)."""
         # Divided by an infinite w, a point would land on a finite 0 and pass the sampler's check.
         theta = theta.masked_fill(theta.isinf(), math.nan)
-        matrix = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).reshape(-1, 3)
+        matrix = self._entries(theta).reshape(-1, 3)
         mapped = (matrix @ columns).unflatten(0, (-1, 3))  # (B, 3, N)
         xy, w = mapped[:, :2], mapped[:, 2:]
-        return (xy / torch.where(w < 0, w.clamp(max=-1e-6), w.clamp(min=1e-6))).mT
+        return (xy / self._away_from_zero(w)).mT
 
 
 class ThinPlateSpline(Transform):

@@ -47,6 +47,7 @@ class Table:
         row_names, column_name: the heads, in the CSV file, of the two parts of a row and of the column's key.
         trainers: name of a schedule -> its file in configs/trainer, where the two differ: the section has a schedule of
             its own, or the paper gives none.
+        of_paper: whether the table is one of the paper's; the others are trained after all that are.
         priority: the rows in the order in which they are trained, the most informative first; None: as printed.
         same_test_set: whether all rows of a column share a test set.
         metric: key of the metric in result.json.
@@ -67,6 +68,7 @@ class Table:
     row_names: tuple[str, str] = ("model", "transform")
     column_name: str = "experiment"
     trainers: Mapping[str, str] = field(default_factory=dict)
+    of_paper: bool = True
     priority: tuple[Row, ...] | None = None
     same_test_set: bool = True
     metric: str = "test_error"

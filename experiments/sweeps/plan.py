@@ -36,7 +36,8 @@ def plan(
     The runs that they require are among them only where they stand in the table too; see `unfinished`.
 
     Args:
-        table: "all" for every table: seed by seed, the first row of each, then the second of each ...
+        table: "all" for every table: seed by seed, the first row of each, then the second of each ...; tables that are
+            not the paper's come last.
         trainer: a schedule.
         seeds: of every cell.
         results: where results are published.
@@ -64,10 +65,13 @@ def plan(
         if not chosen:
             whose = "any table" if table == ALL else f"the table {table}"
             raise UserError(f"--dataset {dataset} is not of the kind of images that {whose} is about.")
-        cells = []  # (rank of the row, table, row, column)
+        cells = []  # (not the paper's and rank of the row, table, row, column)
         for definition in (TABLES[name] for name in chosen):
             rows = definition.priority or tuple(definition.rows)
-            cells += [(rows.index(row), definition, row, column) for row, column in places(definition, rows)]
+            cells += [
+                ((not definition.of_paper, rows.index(row)), definition, row, column)
+                for row, column in places(definition, rows)
+            ]
         cells.sort(key=lambda cell: cell[0])
         by_cell = []
         # On a terminal: composing takes a tenth of a second a cell.

@@ -2,7 +2,7 @@
 
 Every network takes images (B, C, H, W) and returns `(logits, aux)`, with logits (B, num_classes). Without a spatial
 transformer `aux` is empty; otherwise it holds `theta` (B, K, num_params) and `warped` (B, K, C, h, w) of the K parallel
-transformers, and the network has them as `transformers`.
+transformers, and the network has them as `transformers`. `batch_norm` and `looks` are not the paper's.
 
 All pooling is ceil-mode. With floor mode the ST-CNN cannot be built for RTS: 21 -> 13 -> 6 -> 0 pixels.
 """
@@ -60,6 +60,7 @@ class CNN(nn.Module):
         in_shape: (C, H, W) of the image, at least 21 pixels a side.
         num_classes: number of classes.
         width: filters of each convolution.
+        batch_norm: whether batch normalisation, in place of a bias, follows each convolution. The paper has none.
 
     Shape:
         (B, C, H, W) -> logits (B, num_classes), and an empty dict.
@@ -73,15 +74,19 @@ class CNN(nn.Module):
         (torch.Size([2, 10]), {})
     """
 
-    def __init__(self, in_shape: Shape, *, num_classes: int = 10, width: int) -> None:
+    def __init__(
+        self, in_shape: Shape, *, num_classes: int = 10, width: int, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         channels, *sides = in_shape
         left = [math.ceil((math.ceil((side - 8) / 2) - 6) / 2) for side in sides]
         if min(left) < 1:
             raise ValueError(f"CNN needs images of at least 21 x 21 pixels, not {sides[0]} x {sides[1]}.")
         self.width = width
-        self.conv1 = Conv2d(channels, width, 9)
-        self.conv2 = nn.Conv2d(width, width, 7)
+        self.conv1 = Conv2d(channels, width, 9, bias=not batch_norm)
+        self.norm1 = nn.BatchNorm2d(width) if batch_norm else nn.Identity()
+        self.conv2 = nn.Conv2d(width, width, 7, bias=not batch_norm)
+        self.norm2 = nn.BatchNorm2d(width) if batch_norm else nn.Identity()
         self.classifier = nn.Linear(width * math.prod(left), num_classes)
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -97,8 +102,8 @@ class CNN(nn.Module):
             Two feature maps (B, width, h, w), each after max-pooling and ReLU, and the logits (B, num_classes).
         """
         # ReLU after max-pooling gives the same as before it, on a quarter of the pixels.
-        first = F.relu(F.max_pool2d(self.conv1(image), 2, ceil_mode=True))
-        second = F.relu(F.max_pool2d(self.conv2(first), 2, ceil_mode=True))
+        first = F.relu(F.max_pool2d(self.norm1(self.conv1(image)), 2, ceil_mode=True))
+        second = F.relu(F.max_pool2d(self.norm2(self.conv2(first)), 2, ceil_mode=True))
         return first, second, self.classifier(second.flatten(1))
 
 
@@ -185,12 +190,17 @@ def fcn(
         >>> fcn((1, 28, 28)).width
         349
     """
-    _check_images(in_shape)
-    return _of_width(lambda w: FCN(in_shape, num_classes=num_classes, width=w), width, param_budget)
+    check_images(in_shape)
+    return of_width(lambda w: FCN(in_shape, num_classes=num_classes, width=w), width, param_budget)
 
 
 def cnn(
-    in_shape: Shape, *, num_classes: int = 10, width: int | None = None, param_budget: int = 400_000
+    in_shape: Shape,
+    *,
+    num_classes: int = 10,
+    width: int | None = None,
+    param_budget: int = 400_000,
+    batch_norm: bool = False,
 ) -> nn.Module:
     """The convolutional baseline (section 4.1).
 
@@ -199,6 +209,7 @@ def cnn(
         num_classes: number of classes.
         width: filters of each convolution. None: as many as `param_budget` allows.
         param_budget: number of parameters of the whole network.
+        batch_norm: whether batch normalisation follows each convolution. The paper has none.
 
     Returns:
         A `CNN`.
@@ -210,8 +221,10 @@ def cnn(
         >>> cnn((1, 28, 28)).width
         89
     """
-    _check_images(in_shape)
-    return _of_width(lambda w: CNN(in_shape, num_classes=num_classes, width=w), width, param_budget)
+    check_images(in_shape)
+    return of_width(
+        lambda w: CNN(in_shape, num_classes=num_classes, width=w, batch_norm=batch_norm), width, param_budget
+    )
 
 
 def st_fcn(
@@ -248,15 +261,15 @@ def st_fcn(
         >>> logits.shape, aux["theta"].shape
         (torch.Size([2, 10]), torch.Size([2, 1, 6]))
     """
-    classifier_shape = _warped_shape(in_shape, num_transformers, pool)
-    _check_transform(transform)
+    classifier_shape = warped_shape(in_shape, num_transformers, pool)
+    check_transform(transform)
 
     def make(width: int) -> nn.Module:
         networks = [LocalisationNetwork(FCTrunk(in_shape), transform) for _ in range(num_transformers)]
         classifier = FCN(classifier_shape, num_classes=num_classes, width=width)
         return STN(ParallelTransformers(networks, transform), classifier, pool=pool)
 
-    return _of_width(make, width, param_budget)
+    return of_width(make, width, param_budget)
 
 
 def st_cnn(
@@ -268,6 +281,8 @@ def st_cnn(
     pool: int = 1,
     width: int | None = None,
     param_budget: int = 400_000,
+    batch_norm: bool = False,
+    looks: int = 1,
 ) -> nn.Module:
     """The CNN behind parallel transformers with convolutional localisation networks, `ConvTrunk` (section 4.1).
 
@@ -279,13 +294,16 @@ def st_cnn(
         pool: side of an average pooling after the transformers. The paper has 2 on RTS and TC. 1: none.
         width: filters of each convolution of the classifier. None: as many as `param_budget` allows.
         param_budget: number of parameters of the whole network.
+        batch_norm: whether both networks have batch normalisation. The paper's have none.
+        looks: how often a localisation network is applied, see `LocalisationNetwork`. The paper has 1.
 
     Returns:
         An `STN`.
 
     Raises:
-        ValueError: `in_shape` or `transform` is of volumes, the image is too small, `num_transformers` or `pool` is
-            below 1, or the budget is too small for any width.
+        ValueError: `in_shape` or `transform` is of volumes, the image is too small, `num_transformers`, `pool` or
+            `looks` is below 1, the transform does not compose though `looks` is above 1, or the budget is too small
+            for any width.
 
     Examples:
         >>> from stn import ThinPlateSpline
@@ -294,38 +312,42 @@ def st_cnn(
         >>> logits.shape, aux["theta"].shape
         (torch.Size([2, 10]), torch.Size([2, 1, 32]))
     """
-    classifier_shape = _warped_shape(in_shape, num_transformers, pool)
-    _check_transform(transform)
+    classifier_shape = warped_shape(in_shape, num_transformers, pool)
+    check_transform(transform)
 
     def make(width: int) -> nn.Module:
-        networks = [LocalisationNetwork(ConvTrunk(in_shape), transform) for _ in range(num_transformers)]
-        classifier = CNN(classifier_shape, num_classes=num_classes, width=width)
+        trunks = [ConvTrunk(in_shape, batch_norm=batch_norm) for _ in range(num_transformers)]
+        networks = [LocalisationNetwork(trunk, transform, looks=looks) for trunk in trunks]
+        classifier = CNN(classifier_shape, num_classes=num_classes, width=width, batch_norm=batch_norm)
         return STN(ParallelTransformers(networks, transform), classifier, pool=pool)
 
-    return _of_width(make, width, param_budget)
+    return of_width(make, width, param_budget)
 
 
-def _of_width(make: Callable[[int], nn.Module], width: int | None, param_budget: int) -> nn.Module:
+def of_width(make: Callable[[int], nn.Module], width: int | None, param_budget: int) -> nn.Module:
+    """The network of a width, or of the one that comes closest to the budget."""
     return make(solve_width(make, param_budget) if width is None else width)
 
 
-def _warped_shape(in_shape: Shape, num_transformers: int, pool: int) -> Shape:
+def warped_shape(in_shape: Shape, num_transformers: int, pool: int) -> Shape:
     """The (C, H, W) that a classifier behind parallel transformers gets."""
-    _check_images(in_shape)
+    check_images(in_shape)
     if num_transformers < 1 or pool < 1:
         raise ValueError(f"num_transformers and pool are at least 1, not {num_transformers} and {pool}.")
     channels, height, width = in_shape
     return num_transformers * channels, math.ceil(height / pool), math.ceil(width / pool)
 
 
-def _check_images(in_shape: tuple[int, ...]) -> None:
+def check_images(in_shape: tuple[int, ...]) -> None:
+    """Refuses volumes."""
     if len(in_shape) != 3:
         raise ValueError(
             f"Images are (C, H, W), not {tuple(in_shape)}: for volumes choose model=cnn_3d or st_cnn_3d."
         )
 
 
-def _check_transform(transform: Transform) -> None:
+def check_transform(transform: Transform) -> None:
+    """Refuses transforms of volumes."""
     if transform.dims != 2:
         raise ValueError(
             f"{type(transform).__name__} transforms volumes: choose one of images, such as affine."

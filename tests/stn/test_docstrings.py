@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 import stn
-from stn.models import backbones, colocalisation, images, mnist, volumes
+from stn.models import backbones, beyond, colocalisation, images, mnist, volumes
 
 MODULES = ["stn", *(module.name for module in pkgutil.walk_packages(stn.__path__, "stn."))]
 NETWORKS = [
     mnist.FCN, mnist.CNN, mnist.STN, mnist.fcn, mnist.cnn, mnist.st_fcn, mnist.st_cnn, volumes.ProjectedCNN,
     volumes.cnn_3d, volumes.st_cnn_3d, images.ImageCNN, images.ImageSTCNN, colocalisation.Localiser,
-    backbones.Backbone,
+    backbones.Backbone, beyond.SharedSTN, beyond.st_cnn_shared,
 ]  # fmt: skip
 
 
@@ -78,6 +78,7 @@ def arguments(thing):
 OVERRIDES = (
     "identity",
     "map_points",
+    "compose",
     "train",
     "extra_repr",
     "batch",

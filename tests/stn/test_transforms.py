@@ -8,7 +8,17 @@ import torch
 from scipy.interpolate import RBFInterpolator
 from torch import Tensor
 
-from stn import Affine, Attention, Projective, ThinPlateSpline, Transform, Translation, regular_grid, sample
+from stn import (
+    Affine,
+    Affine3d,
+    Attention,
+    Projective,
+    ThinPlateSpline,
+    Transform,
+    Translation,
+    regular_grid,
+    sample,
+)
 
 TRANSFORMS = {
     "attention": lambda: Attention(),
@@ -356,3 +366,83 @@ def test_tps_keeps_grids_of_different_sizes_and_dtypes_apart():
 def test_tps_refuses_fewer_than_two_points_a_side(shape):
     with pytest.raises(ValueError, match="at least 2 x 2"):
         ThinPlateSpline(shape)
+
+
+# -- composition -----------------------------------------------------------------------------------
+
+
+def homogeneous(transform: Transform, theta: Tensor) -> np.ndarray:
+    """(B, d + 1, d + 1), written out from the classes' descriptions."""
+    dims, one = transform.dims, np.ones(len(theta))
+    theta = theta.numpy()
+    matrix = np.tile(np.eye(dims + 1), (len(theta), 1, 1))
+    if isinstance(transform, Affine | Affine3d):
+        matrix[:, :dims] = theta.reshape(-1, dims, dims + 1)
+    elif isinstance(transform, Projective):
+        matrix = np.column_stack([theta, one]).reshape(-1, 3, 3)
+    else:
+        scale, shift = (theta[:, 0], theta[:, 1:]) if isinstance(transform, Attention) else (one, theta)
+        matrix[:, :2, :2] *= scale[:, None, None]
+        matrix[:, :2, 2] = shift
+    return matrix
+
+
+@pytest.mark.parametrize("make", [Affine, Affine3d, Attention, Projective, lambda: Translation(1)])
+def test_composition_is_the_product_of_matrices(make):
+    transform = make()
+    outer, inner = (near_identity(transform, 3, spread=0.2, seed=seed) for seed in (1, 2))
+    theta = transform.compose(outer, inner)
+    expected = homogeneous(transform, outer) @ homogeneous(transform, inner)
+    expected /= expected[:, -1:, -1:]
+    np.testing.assert_allclose(homogeneous(transform, theta), expected, atol=1e-12)
+    # and as functions of points, outer after inner
+    points = (
+        torch.rand(5, transform.dims, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.5
+    )
+    for k in range(3):
+        between = transform.map_points(inner[k : k + 1], points)[0]
+        both = transform.map_points(outer[k : k + 1], between)[0]
+        torch.testing.assert_close(
+            transform.map_points(theta[k : k + 1], points)[0], both, atol=1e-12, rtol=0
+        )
+
+
+def test_composition_by_hand():
+    """Attention: x -> 2 (3 x) + 1 and y -> 2 (3 y + 0.5). A turn by 90 degrees after a shift, and before it."""
+    outer, inner = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[3.0, 0.0, 0.5]])
+    assert Attention().compose(outer, inner).tolist() == [[6.0, 1.0, 1.0]]
+    turn, shift = torch.tensor([[0.0, -1, 0, 1, 0, 0]]), torch.tensor([[1.0, 0, 0.5, 0, 1, 0]])
+    assert Affine().compose(turn, shift).tolist() == [[0, -1, 0, 1, 0, 0.5]]
+    assert Affine().compose(shift, turn).tolist() == [[0, -1, 0.5, 1, 0, 0]]
+
+
+def test_a_composed_shift_by_whole_pixels_is_sampling_twice():
+    """Whole pixels need no interpolation, and nothing leaves the image here: the two ways are equal."""
+    image = torch.zeros(1, 1, 12, 12)
+    image[:, :, 4:8, 5:9] = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    right, down = torch.tensor([[-4 / 12, 0.0]]), torch.tensor([[0.0, 6 / 12]])  # 2 and -3 pixels
+    transform = Translation(1)
+
+    def warp(image, theta):
+        return sample(image, transform.grid(theta, (12, 12)))
+
+    twice = warp(warp(image, right), down)
+    torch.testing.assert_close(warp(image, transform.compose(right, down)), twice, atol=1e-5, rtol=0)
+    torch.testing.assert_close(twice, image.roll((-3, 2), (2, 3)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("make", [ThinPlateSpline, lambda: Translation(0.5)])
+def test_families_that_do_not_compose_say_which_do(make):
+    theta = make().identity()[None]
+    with pytest.raises(ValueError, match="do not compose to one of its kind: choose Affine, Affine3d"):
+        make().compose(theta, theta)
+
+
+def test_composition_is_exact_under_autocast_and_finite_at_the_horizon():
+    theta = near_identity(Projective(), 2, spread=0.2).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = Projective().compose(theta, theta)
+    assert inside.dtype == torch.float32 and torch.equal(inside, Projective().compose(theta, theta))
+    outer, inner = Projective().identity()[None], Projective().identity()[None]
+    outer[0, 6], inner[0, 2] = 1, -1  # the image's centre goes to the horizon: h33 = 0
+    assert Projective().compose(outer, inner).isfinite().all()

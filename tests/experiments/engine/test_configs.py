@@ -37,6 +37,14 @@ def test_every_experiment_trains_two_steps_with_every_model(configure, experimen
     assert (result.transform is None) == ("st_" not in model)
 
 
+@pytest.mark.parametrize("model", ["cnn_bn", "st_cnn_bn", "st_cnn_iterated", "st_cnn_shared"])
+@pytest.mark.parametrize("experiment", ["mnist_rts", "mnist_addition"])
+def test_networks_beyond_the_paper_train_two_steps(configure, experiment, model):
+    result = run(configure(f"experiment={experiment}", f"model={model}", "trainer.iterations=2"))
+    assert (result.model, result.transform) == (model, "affine" if "st_" in model else None)
+    assert 0 <= result.metrics["test_error"] <= 100
+
+
 @pytest.mark.parametrize("model", ["cnn_3d", "st_cnn_3d"])
 def test_volumes_train_two_steps_with_every_model(configure, model):
     small = ("dataset.distort.canvas=32", "trainer.iterations=2")
@@ -52,9 +60,16 @@ def test_volumes_train_two_steps_with_every_model(configure, model):
         (("experiment=mnist_r", "model=st_cnn_3d"), "choose model=cnn or st_cnn"),
         (("experiment=mnist_3d", "transform=affine"), "choose transform=affine3d"),
         (("experiment=mnist_r", "transform=affine3d"), "choose one of images"),
+        (("model=st_cnn_shared", "transform=affine3d"), "choose one of images"),
+        (
+            ("model=st_cnn_iterated", "transform=tps"),
+            "ThinPlateSpline do not compose to one of its kind: choose",
+        ),
+        (("model=st_cnn_iterated", "transform=translation"), "Translation with scale 1"),
+        (("model=st_cnn_iterated", "model.looks=0"), "looks is at least 1"),
     ],
 )
-def test_networks_of_images_and_of_volumes_are_told_apart(configure, overrides, message):
+def test_a_network_that_does_not_fit_says_what_to_choose(configure, overrides, message):
     with pytest.raises(UserError, match=message):
         run(configure(*overrides))
 

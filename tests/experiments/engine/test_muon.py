@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from experiments.engine.muon import COEFFICIENTS, MuonAdamW, orthogonalise
 from experiments.engine.optim import hidden_matrices, make_optimizer
+from stn.models.beyond import st_cnn_shared
 from stn.models.mnist import st_cnn
 from stn.transforms import Affine
 
@@ -180,12 +182,22 @@ def test_bfloat16_parameters_are_orthogonalised_in_float32():
     assert low.dtype == torch.bfloat16 and torch.allclose(low.float(), high, atol=0.02)
 
 
-def test_hidden_matrices_are_all_but_classifier_and_heads():
-    model = st_cnn((1, 28, 28), transform=Affine(), width=4)
+@pytest.mark.parametrize(
+    ("make", "layers"),
+    [
+        (st_cnn, (1, 4, 7)),
+        (partial(st_cnn, batch_norm=True), (1, 5, 9)),  # between them vectors: the normalisation's
+        (partial(st_cnn, looks=2), (1, 4, 7)),
+        (st_cnn_shared, (1,)),
+    ],
+    ids=["st_cnn", "batch_norm", "looks", "shared"],
+)
+def test_hidden_matrices_are_all_but_classifier_and_heads(make, layers):
+    model = make((1, 28, 28), transform=Affine(), width=4)
     hidden = {id(parameter) for parameter in hidden_matrices(model)}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in hidden}
     assert names == {
-        *(f"transformers.0.localisation.{layer}.weight" for layer in (1, 4, 7)),
+        *(f"transformers.0.localisation.{layer}.weight" for layer in layers),
         "classifier.conv1.weight",
         "classifier.conv2.weight",
     }

@@ -233,9 +233,10 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["last.pt"] and checkpoint.load(path) == {"step": 1}
 
 
-def test_a_checkpoint_of_an_earlier_version_is_resumed(configure, tmp_path):
+@pytest.mark.parametrize("model", ["st_cnn", "st_cnn_bn"])
+def test_a_checkpoint_of_an_earlier_version_is_resumed(configure, tmp_path, model):
     """Its keys are written out here, and its steps are plain torch: the run must end as if whole."""
-    tiny = ("dataset.val_size=40", "trainer.iterations=6")
+    tiny = (f"model={model}", "dataset.val_size=40", "trainer.iterations=6")
     whole, half = (configure(*tiny, f"output_dir={tmp_path}/{name}") for name in ("whole", "half"))
     run(whole)
     data, model = assemble(half, torch.device("cpu"))
@@ -296,6 +297,7 @@ def test_killed_at_any_moment_and_started_again_ends_bit_for_bit_equal(configure
         return configure(
             "trainer.iterations=60", "trainer.log_every=5", "trainer.checkpoint_every=10", "trainer.val_every=20",
             "trainer.batch_size=16", "model.width=8", "dataset.val_size=50", f"output_dir={tmp_path}/{folder}",
+            "model=st_cnn_bn",  # its running statistics are part of the state
         )  # fmt: skip
 
     # A server that has imported torch once and forks a fresh process for every start.
@@ -322,6 +324,7 @@ def test_killed_at_any_moment_and_started_again_ends_bit_for_bit_equal(configure
     assert untimed(results[0]) == untimed(results[1])
     assert_same_weights(rundir.run_dir(whole), rundir.run_dir(killed))
     assert_same_weights(rundir.run_dir(whole), rundir.run_dir(killed), "best.pt")
+    assert weights(rundir.run_dir(whole))["classifier.norm1.num_batches_tracked"] == 60
     assert history(rundir.run_dir(whole)) == history(rundir.run_dir(killed))
     assert not list(rundir.run_dir(killed).glob("*.tmp"))
 

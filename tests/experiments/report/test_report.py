@@ -580,7 +580,7 @@ def test_the_papers_numbers_of_distorted_mnist():
     assert [paper["st_fcn", "projective"][name] for name in columns] == [1.3, 0.9, 1.4, 2.6]
     tc = [("fcn", None), ("cnn", None), ("st_fcn", "affine"), ("st_cnn", "affine")]
     assert [paper[row]["mnist_tc"] for row in tc] == [13.2, 3.5, 2.0, 1.7]
-    table1, cluttered = distorted_mnist.SECTION.tables
+    table1, cluttered, *_ = distorted_mnist.SECTION.tables
     assert (table1.name, cluttered.name) == ("table1", "tc")
     assert list(table1.columns) == list(columns) and len(table1.rows) == 8 and list(cluttered.rows) == tc
     assert all(set(columns) <= set(paper[row]) for row in table1.rows)
@@ -589,6 +589,21 @@ def test_the_papers_numbers_of_distorted_mnist():
     for name in columns:
         assert paper["st_cnn", "affine"][name] < paper["cnn", None][name]
         assert paper["st_fcn", "affine"][name] < paper["fcn", None][name]
+
+
+def test_networks_beyond_the_paper_have_a_table_of_their_own(runs):
+    own = {"experiment": "mnist_r", "model": "st_cnn_bn", "transform": "affine"}
+    results = load_results(
+        [runs(result(**own), result(experiment="mnist_r", model="st_cnn", transform="affine"))]
+    )
+    made = {sheet.table.name: sheet for sheet in sheets(distorted_mnist.SECTION.tables, results)}
+    assert {name: [cell.row for cell in sheet.cells.values()] for name, sheet in made.items()} == {
+        "table1": [("st_cnn", "affine")],
+        "beyond": [("st_cnn_bn", "affine")],
+    }
+    assert "it has none of these networks" in made["beyond"].notes()[1]
+    beyond = distorted_mnist.BEYOND
+    assert beyond.priority is not None and set(beyond.priority) == set(beyond.rows)
 
 
 def test_embed_puts_the_tables_between_the_marks_and_touches_nothing_else(tmp_path):

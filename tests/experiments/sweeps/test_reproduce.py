@@ -56,6 +56,16 @@ def test_a_table_is_its_cells_seed_by_seed_the_most_informative_first(tmp_path):
     assert len({run.published for run in runs}) == len(runs)
 
 
+def test_what_is_not_the_papers_comes_last(tmp_path, monkeypatch):
+    rows = ("st_cnn_bn-affine", "st_cnn_iterated-affine", "st_cnn_shared-affine", "cnn_bn")
+    beyond = [f"{column}/{row}-smoke-seed_0" for row in rows for column in ("mnist_r", "mnist_rts")]
+    assert [run.label for run in plan(tmp_path, "beyond", seeds=(0,))] == beyond
+    some = {name: plan_module.TABLES[name] for name in ("beyond", "tc")}  # whatever their order
+    monkeypatch.setattr(plan_module, "TABLES", some)
+    planned = [run.label for run in plan(tmp_path, "all", seeds=(0,))]
+    assert len(planned) == 4 + 8 and planned[4:] == beyond
+
+
 def test_missing_are_those_without_a_result_of_this_very_configuration(tmp_path, finish, trainings):
     runs = trainings.of(plan(tmp_path))
     finish(runs[0], "outputs")
@@ -117,7 +127,7 @@ def test_all_is_every_table_seed_by_seed_and_row_by_row_no_run_twice(tmp_path):
         "colocalisation",
     ]
     labels = [run.label for run in runs]
-    assert len({*labels}) == len(runs) == 2 * (8 * 4 + 4 + 2 * 4 + 8 + 2 * 10 + 6 + 2 * 2)
+    assert len({*labels}) == len(runs) == 2 * (8 * 4 + 4 + 2 * 4 + 8 + 2 * 10 + 6 + 2 * 2 + 4 * 2)
     order = [run.label for run in unfinished(runs)]  # in which they are trained
     crops = next(i for i, label in enumerate(order) if label.startswith("colocalisation/"))
     assert set(order) - set(labels) == {EMBEDDING}  # the network that describes crops is no cell of a table
