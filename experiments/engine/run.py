@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from experiments.engine import checkpoint, identity, rundir
@@ -27,6 +28,7 @@ from experiments.engine.interfaces import Data, Section, Task
 from experiments.engine.loop import Cadence, Observer, Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
 from experiments.engine.provenance import git_revision, refuse_secrets, versions
+from experiments.engine.ranges import check_ranges
 from experiments.engine.required import with_run_dirs
 from experiments.engine.result import Result
 from experiments.engine.tracking import MODES, Tracker, under_agent
@@ -80,8 +82,15 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: names the key and the valid values.
     """
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(f"This experiment does not run without {missing[0]}: give {missing[0]}=VALUE.")
+    try:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise UserError(f"This experiment does not run without {missing[0]}: give {missing[0]}=VALUE.")
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"experiment={cfg.experiment} and what else is chosen do not fit together: "
+            f"{str(error.msg).splitlines()[0]}."
+        ) from error
     refuse_secrets(cfg)  # before a message quotes a value
     for key, value, valid in (
         ("device", cfg.device, DEVICES),
@@ -93,19 +102,17 @@ def check(cfg: DictConfig) -> None:
     for key, value in (("wandb.artifacts", cfg.wandb.artifacts), ("figures", cfg.figures)):
         if not isinstance(value, bool):
             raise UserError(f"{key}={value} is not valid: it is true or false.")
-    for key in ("iterations", "batch_size", "eval_batch_size", "log_every", "checkpoint_every", "val_every"):
-        if not isinstance(cfg.trainer[key], int) or cfg.trainer[key] < 1:
-            raise UserError(f"trainer.{key}={cfg.trainer[key]} is not valid: it is a whole number from 1.")
-    every = cfg.trainer.snapshot_every
-    if every is not None and (not isinstance(every, int) or every < 1):
-        raise UserError(f"trainer.snapshot_every={every} is not valid: it is null or a whole number from 1.")
+    if "transform" in config["model"] and config["model"]["transform"] is None:
+        raise UserError(
+            f"model.transform=null does not fit model={cfg.model.name}, which has transformers: choose a transform, or "
+            "a model without."
+        )
+    check_ranges(config)
     for key in ("checkpoint_every", "val_every"):
         if cfg.trainer[key] % cfg.trainer.log_every:
             raise UserError(
                 f"trainer.{key}={cfg.trainer[key]} must be a multiple of trainer.log_every={cfg.trainer.log_every}."
             )
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed} is not valid: it is a whole number from 0.")
 
 
 def section_of(cfg: DictConfig, sections: Mapping[str, Section]) -> Section | None:

@@ -283,6 +283,8 @@ def test_a_diverged_run_says_so_and_keeps_its_checkpoint(configure):
         ("trainer.iterations=0", "whole number from 1"),
         ("trainer.checkpoint_every=3", "must be a multiple of trainer.log_every=2"),
         ("seed=-1", "whole number from 0"),
+        ("threads=0", "threads=0 is not valid: it is null or a whole number from 1"),
+        ("optimizer.localisation_lr=-1", "a number from 0"),
         ("dataset.val_size=100000", "val_size=100000 is not valid"),
         ("trainer.batch_size=5000", "lower trainer.batch_size"),
     ],
@@ -290,6 +292,19 @@ def test_a_diverged_run_says_so_and_keeps_its_checkpoint(configure):
 def test_bad_values_get_one_clear_sentence(configure, override, message):
     with pytest.raises(UserError, match=message):
         run(configure(override))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=image_cnn", "do not fit together: Interpolation key 'backbone' not found"),
+        ("model.transform=null", "model.transform=null does not fit model=st_cnn, which has transformers"),
+        ("dataset=cub50", "unexpected keyword argument 'distort'"),
+    ],
+)
+def test_choices_that_do_not_fit_together_get_one_clear_sentence(configure, override, message):
+    with pytest.raises(UserError, match=message):
+        run(configure("experiment=mnist_r", override, tiny=False))
 
 
 def test_killed_at_any_moment_and_started_again_ends_bit_for_bit_equal(configure, tmp_path):
