@@ -25,6 +25,7 @@ __all__ = [
     "Transform",
     "Translation",
     "homogeneous_grid",
+    "pose",
     "regular_grid",
 ]
 
@@ -431,3 +432,35 @@ class ThinPlateSpline(Transform):
 
     def extra_repr(self) -> str:
         return f"num_params={self.num_params}, control_points={self.shape}"
+
+
+def pose(transform: Transform, theta: Tensor) -> dict[str, Tensor]:
+    """Angle, size and place of a window, for any family of images: the linear part at the output's centre.
+
+    The angle is that of the nearest rotation, the orthogonal factor of the polar decomposition. What the window shows
+    is turned the other way: a digit that was turned by the window's angle is upright in the output.
+
+    Args:
+        transform: the family.
+        theta: (B, num_params).
+
+    Returns:
+        Each (B,): `angle` of the window in the input, degrees, clockwise as displayed; `scale`, the window's size as a
+        share of the input's; `x`, `y` of its centre, in [-1, 1] across the input.
+
+    Examples:
+        >>> {key: value.item() for key, value in pose(Affine(), torch.tensor([[0.0, -1, 0, 1, 0, 0]])).items()}
+        {'angle': 90.0, 'scale': 1.0, 'x': 0.0, 'y': 0.0}
+    """
+    step = 1e-2
+    points = torch.tensor([[0.0, 0], [step, 0], [-step, 0], [0, step], [0, -step]], device=theta.device)
+    centre, right, left, down, up = transform.map_points(theta.float(), points).unbind(1)
+    along_x, along_y = (right - left) / (2 * step), (down - up) / (2 * step)  # columns of the Jacobian
+    determinant = along_x[:, 0] * along_y[:, 1] - along_x[:, 1] * along_y[:, 0]
+    angle = torch.atan2(along_x[:, 1] - along_y[:, 0], along_x[:, 0] + along_y[:, 1])
+    return {
+        "angle": torch.rad2deg(angle),
+        "scale": determinant.abs().sqrt(),
+        "x": centre[:, 0],
+        "y": centre[:, 1],
+    }

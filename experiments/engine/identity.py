@@ -52,6 +52,7 @@ ADDED: dict[str, Any] = {
     "task.label_smoothing": 0.0,
     "dataset.distort.corners": "digit",
     "dataset.distort.reach": 1.0,
+    "dataset.distort.middle": 0.0,
 }
 
 # Dotted name in a stored configuration -> the name today. The longest entry that fits decides.

@@ -76,6 +76,18 @@ class Task:
         """
         raise NotImplementedError
 
+    def details(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """Measures what is kept of a trained network's test set beside metrics and predictions, for pictures.
+
+        Returns:
+            Name -> tensor, of few bytes: every published run keeps them. By default none.
+
+        Example:
+            >>> task.details(model, data.test.batches(500))
+            {"residual": tensor([1.5, -3.2, ...], dtype=torch.float16)}
+        """
+        return {}
+
     def watch(self, model: nn.Module, aux: Aux) -> dict[str, float]:
         """Returns numbers to log about the last training batch, such as {"st0/in_frame": 0.98}."""
         return {}

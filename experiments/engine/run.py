@@ -200,8 +200,7 @@ def _run(cfg: DictConfig, section: Section | None, folder: Path, group: Group) -
         else:  # of several processes none may leave alone: the last checkpoint stands
             train(run.training, cadence, _Recorder(run, tracker) if group.first else Observer())
         if group.first:
-            metrics, predictions = _test(run)
-            result, figures = _record(run, section, tracker, metrics, predictions)
+            result, figures = _record(run, section, tracker, *_test(run))
         result = group.broadcast(result)
     assert result is not None
     log.info("%s: %s", folder.parent.name, result.summary)
@@ -362,19 +361,29 @@ def _validate(run: _Prepared) -> dict[str, float]:
     return run.training.task.evaluate(run.training.model, batches)[0]
 
 
-def _test(run: _Prepared) -> tuple[dict[str, float], Tensor]:
-    """Measures the trained network: metrics as `val_<name>` and `test_<name>`, and the predictions on the test set."""
-    batches = run.data.test.batches(run.cfg.trainer.eval_batch_size)
+def _test(run: _Prepared) -> tuple[dict[str, float], Tensor, dict[str, Tensor]]:
+    """Measures the trained network.
+
+    Returns:
+        Metrics as `val_<name>` and `test_<name>`; of the test set, the predictions and `Task.details`.
+    """
+    task, model, size = run.training.task, run.training.model, run.cfg.trainer.eval_batch_size
     validated = _validate(run)
-    tested, predictions = run.training.task.evaluate(run.training.model, batches)
+    tested, predictions = task.evaluate(model, run.data.test.batches(size))
+    details = task.details(model, run.data.test.batches(size))
     metrics = {f"val_{key}": value for key, value in validated.items()}
-    return metrics | {f"test_{key}": value for key, value in tested.items()}, predictions
+    return metrics | {f"test_{key}": value for key, value in tested.items()}, predictions, details
 
 
 def _record(
-    run: _Prepared, section: Section | None, tracker: Tracker, metrics: dict[str, float], predictions: Tensor
+    run: _Prepared,
+    section: Section | None,
+    tracker: Tracker,
+    metrics: dict[str, float],
+    predictions: Tensor,
+    details: dict[str, Tensor],
 ) -> tuple[Result, dict[str, Path]]:
-    """Writes best.pt, predictions.pt and result.json, and only then draws the pictures and logs to W&B."""
+    """Writes best.pt, predictions.pt, details.pt and result.json, and only then draws the pictures and logs to W&B."""
     training, folder = run.training, run.folder
     run.best.save()
     images = training.step * run.cfg.trainer.batch_size
@@ -390,6 +399,8 @@ def _record(
     if not predictions.is_floating_point():
         predictions = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
     write_atomically(folder / "predictions.pt", lambda temporary: torch.save(predictions, temporary))
+    if details:
+        write_atomically(folder / "details.pt", lambda temporary: torch.save(details, temporary))
     result.write(result.path)
     figures = section.figures(training.model, run.data, folder) if section and run.cfg.figures else {}
     tracker.attempt(lambda: log_result(tracker, section, result, figures))

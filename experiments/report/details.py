@@ -1,7 +1,8 @@
-"""The details of a run, which comparisons need beside its metrics: test predictions and learning curves.
+"""The details of a run, which comparisons need beside its metrics: predictions, learning curves, a task's own.
 
-A run directory has them in predictions.pt and metrics.jsonl. A published run, results/runs/<experiment>/<run>.json, has
-them in results/details/<experiment>/<run>.npz, some kilobytes, and there also which test images it has right.
+A run directory has them in predictions.pt, metrics.jsonl and details.pt. A published run,
+results/runs/<experiment>/<run>.json, has them in results/details/<experiment>/<run>.npz, some kilobytes, and there also
+which test images it has right.
 """
 
 import json
@@ -15,6 +16,7 @@ from experiments.engine.files import write_atomically
 from stn.files import load_tensors
 
 POINTS = 200  # at most so many of a published curve
+LOGGED = ("train/", "val/")  # what the names of curves begin with
 Curve = dict[int, float]  # step -> value
 
 
@@ -41,6 +43,7 @@ def keep(folder: Path, published: Path) -> Path:
     predicted = predictions(folder / "result.json")
     if predicted is not None:
         arrays["predictions"] = predicted
+    arrays |= measured(folder / "result.json")
     return _write(published, arrays)
 
 
@@ -90,6 +93,29 @@ def predictions(result: Path) -> np.ndarray | None:
     return _published(result).get("predictions")
 
 
+def measured(result: Path) -> dict[str, np.ndarray]:
+    """What else the task of a run kept of its test set (`Task.details`); empty where it keeps nothing.
+
+    Args:
+        result: the run's result file, published or in its run directory.
+
+    Raises:
+        UserError: where the file is damaged or holds something else.
+    """
+    if result.name == "result.json":
+        path = result.parent / "details.pt"
+        try:
+            held = load_tensors(path) if path.exists() else {}
+        except ValueError as error:
+            raise UserError(f"No details: {error} Delete {path} to go on without it.") from None
+        return {name: tensor.numpy() for name, tensor in held.items()}
+    return {
+        name: array
+        for name, array in _published(result).items()
+        if name not in ("predictions", "right") and not name.startswith(LOGGED)
+    }
+
+
 def curves(result: Path) -> dict[str, Curve]:
     """What a run logged while it trained.
 
@@ -105,11 +131,11 @@ def curves(result: Path) -> dict[str, Curve]:
         for line in path.read_text().splitlines() if path.exists() else []:
             entry = json.loads(line)
             for name in entry:
-                if name.startswith(("train/", "val/")):
+                if name.startswith(LOGGED):
                     logged.setdefault(name, {})[entry["step"]] = entry[name]
         return logged
     for name, points in _published(result).items():
-        if name not in ("predictions", "right"):
+        if name.startswith(LOGGED):
             logged[name] = dict(zip(points[0].astype(int).tolist(), points[1].tolist(), strict=True))
     return logged
 

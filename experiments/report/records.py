@@ -84,7 +84,7 @@ def cell_records(sheet: Sheet) -> list[Record]:
                 "overrides": overrides,
                 table.column_name: column,
                 "column": header,
-                "metric": table.metric,
+                "metric": table.metric_of(column),
                 "mean": _rounded(mean),
                 "std": _rounded(std),
                 "n": cell.n if cell else 0,

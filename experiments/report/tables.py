@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import cmath
 import hashlib
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,8 +53,11 @@ class Table:
         priority: the rows in the order in which they are trained, the most informative first; None: as printed.
         same_test_set: whether all rows of a column share a test set.
         metric: key of the metric in result.json.
+        metrics: column -> metric, of a table whose columns are metrics of the same runs. `place` gives the first
+            column, and the run stands in all of them; `metric` plays no part.
+        angles: those of `metrics` that are angles in degrees. Their mean and deviation are taken around the circle.
         metric_label: what the metric is, with its unit.
-        lower_is_better: whether the best mean of a column is the lowest.
+        lower_is_better: whether the best mean of a column is the lowest; None: there is no best.
         dataset: the data set of the paper's numbers; they are shown beside no other.
         decimals, paper_decimals: printed digits of our numbers and of the paper's.
     """
@@ -72,11 +77,34 @@ class Table:
     priority: tuple[Row, ...] | None = None
     same_test_set: bool = True
     metric: str = "test_error"
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    angles: frozenset[str] = frozenset()
     metric_label: str = "test error, %"
-    lower_is_better: bool = True
+    lower_is_better: bool | None = True
     dataset: str = "mnist"
     decimals: int = 2
     paper_decimals: int = 1
+
+    def metric_of(self, column: str) -> str:
+        """The metric that stands in a column."""
+        return self.metrics.get(column, self.metric)
+
+    def columns_of(self, column: str) -> list[str]:
+        """The columns that a run stands in which `place` puts into `column`."""
+        return [one for one in self.metrics or (column,) if one in self.columns]
+
+    def values(self, column: str, runs: Iterable[Result]) -> tuple[float, ...]:
+        """The metric of a column of some runs; angles are moved by whole turns next to their circular mean.
+
+        Raises:
+            UserError: where a run lacks the metric.
+        """
+        metric = self.metric_of(column)
+        values = [run.metric(metric) for run in runs]
+        if metric in self.angles:
+            mean = cmath.phase(sum(cmath.rect(1, math.radians(value)) for value in values))
+            values = [value - 360 * round((value - math.degrees(mean)) / 360) for value in values]
+        return tuple(values)
 
     def against_paper(self, result: Result) -> dict[str, Any] | None:
         """One run beside the paper.
@@ -87,11 +115,11 @@ class Table:
             does not belong to the table, or did not measure its metric.
         """
         where = self.place(result)
-        if where is None or where[1] not in self.columns or self.metric not in result.metrics:
+        if where is None or where[1] not in self.columns or self.metric_of(where[1]) not in result.metrics:
             return None
         row, column = where
         paper = self.paper.get(row, {}).get(column) if result.dataset == self.dataset else None
-        ours = result.metric(self.metric)
+        ours = result.metric(self.metric_of(column))
         return {
             "table": self.title,
             "row": self.rows.get(row, row_label(row)),
@@ -122,7 +150,7 @@ class Cell:
         trainer, dataset: of all of the runs.
         overrides: the keys in which the configurations of the row differ, with this one's values; "" for a row with
             one configuration.
-        values: the table's metric, sorted by seed.
+        values: the column's metric, sorted by seed.
         results: the runs, sorted by seed.
     """
 
@@ -184,7 +212,8 @@ class Sheet:
     @property
     def results(self) -> list[Result]:
         """The runs of all cells."""
-        return sorted((result for cell in self.cells.values() for result in cell.results), key=sort_key)
+        each = {result.path: result for cell in self.cells.values() for result in cell.results}
+        return sorted(each.values(), key=sort_key)
 
     @property
     def heading(self) -> str:
@@ -203,7 +232,8 @@ class Sheet:
         means = [
             round(cell.mean, self.table.decimals) for key, cell in self.cells.items() if key[2] == column
         ]
-        return None if len(means) < 2 else (min if self.table.lower_is_better else max)(means)
+        lower = self.table.lower_is_better
+        return None if len(means) < 2 or lower is None else (min if lower else max)(means)
 
     def is_best(self, cell: Cell) -> bool:
         """Whether a cell has the best mean of its column, over enough seeds that this is not one lucky run."""
@@ -224,10 +254,8 @@ class Sheet:
     def notes(self) -> list[str]:
         """What a reader must know about this sheet's numbers, a sentence each."""
         table, runs = self.table, self.results
-        better = "lower" if table.lower_is_better else "higher"
-        notes = [
-            f"{table.metric_label} ({better} is better): mean ± sample standard deviation (number of seeds)."
-        ]
+        better = {None: "", True: " (lower is better)", False: " (higher is better)"}[table.lower_is_better]
+        notes = [f"{table.metric_label}{better}: mean ± sample standard deviation (number of seeds)."]
         if self.comparable:
             signed = "; the signed number is ours minus the paper's" if table.paper else ""
             notes.append(f"Paper: {table.source}{signed}.")
@@ -252,7 +280,12 @@ class Sheet:
 def placed(table: Table, results: Iterable[Result]) -> list[tuple[Row, str, Result]]:
     """The results that belong to a table, as (row, column, result)."""
     places = ((table.place(result), result) for result in results)
-    return [(*place, result) for place, result in places if place is not None and place[1] in table.columns]
+    return [
+        (place[0], column, result)
+        for place, result in places
+        if place is not None
+        for column in table.columns_of(place[1])
+    ]
 
 
 def cells(tables: Iterable[Table], results: Iterable[Result]) -> list[Cell]:
@@ -278,7 +311,7 @@ def cells(tables: Iterable[Table], results: Iterable[Result]) -> list[Cell]:
             for column, result in members:
                 groups[column, _overrides(result, keys), result.configuration].append(result)
             for (column, overrides, _), runs in groups.items():
-                values = tuple(run.metric(table.metric) for run in runs)
+                values = table.values(column, runs)
                 mine.append(Cell(table.name, row, column, trainer, dataset, overrides, values, tuple(runs)))
         order, columns = list(table.rows), list(table.columns)
         out += sorted(

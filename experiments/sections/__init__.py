@@ -1,4 +1,4 @@
-"""The sections of the paper: its numbers, and our tables and pictures of the same.
+"""The sections of the paper: its numbers, and our tables and pictures of the same; `upright` is a question of our own.
 
 A new section is a module in this folder with a `SECTION`, and a place in the list below.
 """
@@ -11,11 +11,12 @@ from experiments.sections import (
     mnist_3d,
     mnist_addition,
     own_images,
+    upright,
 )
 
 SECTIONS: dict[str, Section] = {
     module.SECTION.name: module.SECTION
-    for module in (distorted_mnist, mnist_addition, colocalisation, birds, mnist_3d, own_images)
+    for module in (distorted_mnist, upright, mnist_addition, colocalisation, birds, mnist_3d, own_images)
 }
 TABLES: dict[str, Table] = {table.name: table for section in SECTIONS.values() for table in section.tables}
 CLAIMS: tuple[Claim, ...] = tuple(

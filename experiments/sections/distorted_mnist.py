@@ -222,30 +222,12 @@ CLAIMS = (
     ),
 )
 
-EXAMPLES = 12  # test digits in the picture: the first of each class, then the next ones
-
 
 def draw(model: nn.Module, data: DistortedDigits, folder: Path, title: str) -> dict[str, Path]:
-    """`examples`, in the layout of Table 1; with transformers also `class_means` before and after, and `poses`."""
-    from experiments.sections.figures import (
-        class_means,
-        collect,
-        examples,
-        pose_histograms,
-    )  # matplotlib: slow to import
+    """`examples`, `class_means` and `poses`, see `aligned_digits`."""
+    from experiments.sections.figures import aligned_digits  # matplotlib: slow to import
 
-    labels = data.test.labels.cpu()
-    firsts = [int((labels == c).nonzero()[0]) for c in range(data.num_classes) if (labels == c).any()]
-    chosen = (firsts + [i for i in range(len(labels)) if i not in firsts])[:EXAMPLES]
-    images = data.test.images[chosen].cpu().float() / 255
-    paths = {"examples": examples(model, images, labels[chosen], folder / "examples.png", title=title)}
-    if hasattr(model, "transformers"):
-        before, after, poses = collect(model, data.test.batches(500), data.num_classes)
-        above = f"mean test image of each class before and after alignment: {title}"
-        paths["class_means"] = class_means(before, after, folder / "class_means.png", title=above)
-        above = f"predicted windows over the test set: {title}"
-        paths["poses"] = pose_histograms(poses, folder / "poses.png", title=above)
-    return paths
+    return aligned_digits(model, data, folder, title)
 
 
 SECTION = Section(

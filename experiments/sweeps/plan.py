@@ -89,12 +89,13 @@ def plan(
 
 
 def places(table: Table, rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    """The table's cells, row by row; of a row for which the paper has numbers, only those that it has."""
+    """The table's cells, row by row; of a row for which the paper has numbers, only those that it has.
+
+    Where columns are metrics of the same runs, only the first is there.
+    """
+    columns = list(table.metrics)[:1] or table.columns
     return [
-        (row, column)
-        for row in rows
-        for column in table.columns
-        if column in table.paper.get(row, table.columns)
+        (row, column) for row in rows for column in columns if column in table.paper.get(row, table.columns)
     ]
 
 

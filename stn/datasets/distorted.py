@@ -12,7 +12,7 @@ from stn.datasets.digits import Digits
 from stn.datasets.streams import FixedSet, TrainStream
 from stn.seeds import stream_seed
 
-__all__ = ["DistortedDigits", "bind_source"]
+__all__ = ["DistortedDigits", "TurnedDigits", "bind_source"]
 
 CHUNK = 1000  # digits of a fixed set that are distorted at once. It orders the random draws: another gives other pixels
 
@@ -35,6 +35,8 @@ class DistortedDigits:
 
     Attributes:
         name: of the undistorted digits.
+        digits: the undistorted digits.
+        distort: as given.
         num_classes: number of classes.
         val: the `FixedSet` for validation, None without digits held out.
         test: the `FixedSet` for the test.
@@ -70,13 +72,13 @@ class DistortedDigits:
             )
         self.name = digits.name
         self.device = torch.device(device)
-        self._digits, self._seed, self._test_seed = digits, seed, test_seed
+        self.digits, self.distort = digits, distort
+        self._seed, self._test_seed = seed, test_seed
         order = torch.randperm(total, generator=torch.Generator().manual_seed(stream_seed(0, "split")))
         self.train_index, self.val_index = order[: total - val_size], order[total - val_size :]
         images = digits.train_images if not val_size else digits.train_images[self.train_index]
         labels = digits.train_labels if not val_size else digits.train_labels[self.train_index]
         self._images, self._labels = images.to(self.device), labels.to(self.device)
-        self._unbound = distort
         self._distort = bind_source(distort, self._images)
 
     @cached_property
@@ -106,15 +108,15 @@ class DistortedDigits:
 
     @cached_property
     def test(self) -> FixedSet:
-        distort = bind_source(self._unbound, self._digits.train_images)
-        return self._fix(self._digits.test_images, self._digits.test_labels, distort, "test")
+        distort = bind_source(self.distort, self.digits.train_images)
+        return self._fix(self.digits.test_images, self.digits.test_labels, distort, "test")
 
     @cached_property
     def val(self) -> FixedSet | None:
         if not len(self.val_index):
             return None
-        images, labels = self._digits.train_images, self._digits.train_labels
-        distort = bind_source(self._unbound, images[self.train_index])
+        images, labels = self.digits.train_images, self.digits.train_labels
+        distort = bind_source(self.distort, images[self.train_index])
         return self._fix(images[self.val_index], labels[self.val_index], distort, "val")
 
     def _fix(
@@ -132,6 +134,38 @@ class DistortedDigits:
             ]
         )
         return FixedSet(pixels.to(self.device), labels.to(self.device))
+
+
+class TurnedDigits(DistortedDigits):
+    """`DistortedDigits` whose fixed sets also tell the angle of each digit: batches are images, labels, angles (B,).
+
+    The images and their fingerprint are those of `DistortedDigits`. Angles are in degrees, as the distortion's.
+    Arguments and errors are those of `DistortedDigits`.
+
+    Raises:
+        ValueError: The distortion has no option `return_angle`.
+
+    Examples:
+        >>> from stn.datasets.digits import load_digits
+        >>> from stn.datasets.distortions import rotate
+        >>> images, labels, angles = next(iter(TurnedDigits(load_digits(), rotate).test.batches(8)))
+        >>> images.shape, angles.shape
+        (torch.Size([8, 1, 28, 28]), torch.Size([8]))
+    """
+
+    def _fix(self, images: Tensor, labels: Tensor, distort: Callable[..., Any], which: str) -> FixedSet:
+        if "return_angle" not in inspect.signature(distort).parameters:
+            raise ValueError("The angles of digits are known of a distortion with `return_angle`: rotate.")
+        angles: list[Tensor] = []
+
+        def turn(images: Tensor, generator: torch.Generator) -> Tensor:
+            turned: Tensor
+            turned, angle = distort(images, generator, return_angle=True)
+            angles.append(angle)
+            return turned
+
+        fixed = super()._fix(images, labels, turn, which)
+        return FixedSet(fixed.images, fixed.labels, (torch.cat(angles).float().to(self.device),))
 
 
 def bind_source(distort: Callable[..., Any], source: Tensor) -> Callable[..., Any]:

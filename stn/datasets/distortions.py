@@ -10,7 +10,7 @@ Angles are in degrees; a positive one turns the digit clockwise as displayed.
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -34,16 +34,42 @@ __all__ = [
 _AFFINE = Affine()
 
 
-def rotate(images: Tensor, generator: torch.Generator, *, max_angle: float = 90.0) -> Tensor:
+@overload
+def rotate(
+    images: Tensor, generator: torch.Generator, *, max_angle: float = ..., middle: float = ...
+) -> Tensor: ...
+
+
+@overload
+def rotate(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    max_angle: float = ...,
+    middle: float = ...,
+    return_angle: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def rotate(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    max_angle: float = 90.0,
+    middle: float = 0.0,
+    return_angle: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """R: turns each image about its centre by a uniform random angle (appendix A.4).
 
     Args:
         images: (B, 1, H, H), uint8, or floating point in [0, 1].
         generator: on the device of the images.
-        max_angle: degrees; the angle is uniform in +-max_angle.
+        max_angle: degrees; the angle is uniform in middle +- max_angle.
+        middle: degrees; the mean of the angles.
+        return_angle: whether to return the angles too. The images are the same.
 
     Returns:
-        (B, 1, H, H).
+        (B, 1, H, H); with `return_angle` also (B,), the angles in degrees.
 
     Examples:
         >>> images, generator = torch.rand(2, 1, 28, 28), torch.Generator().manual_seed(0)
@@ -51,9 +77,10 @@ def rotate(images: Tensor, generator: torch.Generator, *, max_angle: float = 90.
         torch.Size([2, 1, 28, 28])
     """
     images = _to_float(images)
-    angle = _uniform(images, generator, -max_angle, max_angle)
+    angle = _uniform(images, generator, middle - max_angle, middle + max_angle)
     one, zero = torch.ones_like(angle), torch.zeros_like(angle)
-    return warp_affine(images, images.shape[-1], angle, one, zero, zero)
+    turned = warp_affine(images, images.shape[-1], angle, one, zero, zero)
+    return (turned, angle) if return_angle else turned
 
 
 def rotate_translate_scale(

@@ -131,6 +131,7 @@ class FixedSet:
     Attributes:
         images: (N, C, S, S), or (N, C, D, S, S) for volumes, uint8.
         labels: (N,) classes, or (N, ...) other targets.
+        extra: each (N, ...), what else is known of the images, such as the angles that they were turned by.
 
     Examples:
         >>> fixed = FixedSet(torch.full((3, 1, 4, 4), 255, dtype=torch.uint8), torch.arange(3))
@@ -140,21 +141,22 @@ class FixedSet:
 
     images: Tensor
     labels: Tensor
+    extra: tuple[Tensor, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of the pixels: two results with one fingerprint were measured on the same images."""
         return hashlib.sha256(self.images.cpu().contiguous().numpy().tobytes()).hexdigest()
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
         """All images once, in order.
 
         Args:
             batch_size: of all batches but the last, which has what is left.
 
         Yields:
-            Images (B, C, S, S), float32 in [0, 1], and their labels.
+            Images (B, C, S, S), float32 in [0, 1], their labels, and what else is known of them.
         """
         for start in range(0, len(self.images), batch_size):
             chosen = slice(start, start + batch_size)
-            yield self.images[chosen].float() / 255, self.labels[chosen]
+            yield self.images[chosen].float() / 255, self.labels[chosen], *(x[chosen] for x in self.extra)

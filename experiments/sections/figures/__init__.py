@@ -2,6 +2,7 @@
 
 from experiments.sections.figures.boxes import windows_animation, windows_over_steps
 from experiments.sections.figures.classification import (
+    aligned_digits,
     class_means,
     collect,
     crops,
@@ -11,10 +12,11 @@ from experiments.sections.figures.classification import (
     pose_histograms,
     projections,
 )
-from experiments.sections.figures.drawing import COLOURS, draw_outline, outline, pose, show
+from experiments.sections.figures.drawing import COLOURS, draw_outline, outline, show
 
 __all__ = [
     "COLOURS",
+    "aligned_digits",
     "class_means",
     "collect",
     "crops",
@@ -23,7 +25,6 @@ __all__ = [
     "examples",
     "outline",
     "pairs",
-    "pose",
     "pose_histograms",
     "projections",
     "show",

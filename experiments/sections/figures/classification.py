@@ -12,13 +12,13 @@ from experiments.sections.figures.drawing import (
     COLOURS,
     apply,
     draw_outline,
-    pose,
     save,
     show,
     show_prediction,
     transformer_names,
     transforms_of,
 )
+from stn.transforms import pose
 
 
 @torch.inference_mode()
@@ -169,13 +169,13 @@ def projections(model: nn.Module, volumes: Tensor, labels: Tensor, path: Path, *
 
 @torch.inference_mode()
 def collect(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int
+    model: nn.Module, batches: Iterable[tuple[Tensor, ...]], classes: int
 ) -> tuple[Tensor, list[Tensor], list[dict[str, Tensor]]]:
     """The means of the classes and the poses of the windows, in one pass over a set.
 
     Args:
         model: a classifier with transformers, in eval mode.
-        batches: images (B, C, H, W) and labels (B,), on the network's device.
+        batches: images (B, C, H, W), labels (B,) and what else, on the network's device.
         classes: how many.
 
     Returns:
@@ -186,7 +186,7 @@ def collect(
     after: list[Tensor] = []
     counts = torch.zeros(classes)
     thetas: list[Tensor] = []
-    for images, labels in batches:
+    for images, labels, *_ in batches:
         _, aux = model(images)
         labels = labels.cpu()
         one_hot = torch.nn.functional.one_hot(labels, classes).float()  # (B, classes)
@@ -249,3 +249,30 @@ def example_crops(model: nn.Module, data: Any, folder: Path, title: str, count: 
     images = torch.from_numpy(data.test.pixels(rows)).permute(0, 3, 1, 2).float() / 255
     path = crops(model, images, data.test.labels[rows], data.classes, folder / "crops.png", title=title)
     return {"crops": path}
+
+
+def aligned_digits(model: nn.Module, data: Any, folder: Path, title: str, count: int = 12) -> dict[str, Path]:
+    """`examples`, in the layout of Table 1; with transformers also `class_means` before and after, and `poses`.
+
+    Args:
+        model: a classifier in eval mode.
+        data: distorted digits.
+        folder: where the pictures are written.
+        title: above them.
+        count: how many test digits are examples: the first of each class, then the next ones.
+
+    Returns:
+        Name -> path.
+    """
+    labels = data.test.labels.cpu()
+    firsts = [int((labels == c).nonzero()[0]) for c in range(data.num_classes) if (labels == c).any()]
+    chosen = (firsts + [i for i in range(len(labels)) if i not in firsts])[:count]
+    images = data.test.images[chosen].cpu().float() / 255
+    paths = {"examples": examples(model, images, labels[chosen], folder / "examples.png", title=title)}
+    if hasattr(model, "transformers"):
+        before, after, poses = collect(model, data.test.batches(500), data.num_classes)
+        above = f"mean test image of each class before and after alignment: {title}"
+        paths["class_means"] = class_means(before, after, folder / "class_means.png", title=above)
+        above = f"predicted windows over the test set: {title}"
+        paths["poses"] = pose_histograms(poses, folder / "poses.png", title=above)
+    return paths

@@ -37,31 +37,6 @@ def outline(transform: Transform, theta: Tensor, side: Sequence[int]) -> list[np
     return list(((mapped + 1) * size / 2 - 0.5).numpy())
 
 
-def pose(transform: Transform, theta: Tensor) -> dict[str, Tensor]:
-    """Angle, size and place of a transformer's window, for any family: its linear part at the output's centre.
-
-    Args:
-        transform: the family.
-        theta: (B, num_params).
-
-    Returns:
-        Each (B,): `angle` of the window in the input, degrees, clockwise as displayed; `scale`, the window's size as a
-        share of the input's; `x`, `y` of its centre, in [-1, 1] across the input.
-    """
-    step = 1e-2
-    points = torch.tensor([[0.0, 0], [step, 0], [-step, 0], [0, step], [0, -step]])
-    centre, right, left, down, up = transform.map_points(theta.float(), points).unbind(1)
-    along_x, along_y = (right - left) / (2 * step), (down - up) / (2 * step)  # columns of the Jacobian
-    determinant = along_x[:, 0] * along_y[:, 1] - along_x[:, 1] * along_y[:, 0]
-    angle = torch.atan2(along_x[:, 1] - along_y[:, 0], along_x[:, 0] + along_y[:, 1])
-    return {
-        "angle": torch.rad2deg(angle),
-        "scale": determinant.abs().sqrt(),
-        "x": centre[:, 0],
-        "y": centre[:, 1],
-    }
-
-
 def draw_outline(axes: Axes, transform: Transform, theta: Tensor, side: Sequence[int], colour: str) -> None:
     """Draws `outline` on an image; the output's upper edge is thicker and shows which way is up."""
     for i, line in enumerate(outline(transform, theta, side)):

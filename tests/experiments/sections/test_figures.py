@@ -11,7 +11,8 @@ import stn
 from experiments.engine import rundir
 from experiments.engine.run import run
 from experiments.sections import SECTIONS
-from experiments.sections.figures import outline, pose
+from experiments.sections.figures import outline
+from stn.transforms import pose
 
 
 def test_the_identitys_outline_is_the_images_frame():

@@ -1,0 +1,89 @@
+"""The poses of all runs of `experiment=upright` in one picture, from run directories or published results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.analysis.variants import Variant
+from experiments.engine.build import UserError
+from experiments.report import details, row_label
+from experiments.sections.upright import UPRIGHT
+
+BINS = 72  # of a rose: 5 degrees each
+
+
+def mosaic(means: np.ndarray) -> np.ndarray:
+    """The mean images of ten classes in two rows of five, each scaled to its own maximum.
+
+    Args:
+        means: (10, h, w).
+
+    Returns:
+        (2 h, 5 w), from 0 to 1.
+    """
+    height, width = means.shape[1:]
+    scaled = means / np.maximum(means.max((1, 2), keepdims=True), 1)
+    return scaled.reshape(2, 5, height, width).swapaxes(1, 2).reshape(2 * height, 5 * width)
+
+
+def picture(compared: Sequence[Variant], path: Path) -> Path:
+    """Draws a column a range: the rose of the residual angles, a line a seed, and below it the class means of each seed.
+
+    In a rose, up is upright and clockwise is clockwise; the radius is the square root of the share of the test digits,
+    so that areas compare. The grey sector is the range of the training angles, the dashed line its middle. Of several
+    transformers the first is drawn.
+
+    Args:
+        compared: the configurations; those in no row of the table `upright` are left out.
+        path: the picture, which is written.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: no run is of the experiment, or one has kept no details.
+    """
+    from matplotlib.figure import Figure  # slow to import
+
+    placed = [(place[0], variant) for variant in compared if (place := UPRIGHT.place(variant.results[0]))]
+    order = list(UPRIGHT.rows)
+    placed.sort(key=lambda one: order.index(one[0]) if one[0] in order else len(order))
+    if not placed:
+        raise UserError("None of these runs is of experiment=upright with a spatial transformer.")
+    rows = 1 + max(len(variant.results) for _, variant in placed)
+    figure = Figure(figsize=(2.3 * len(placed), 2.9 + 1.0 * (rows - 1)), layout="constrained")
+    grid = figure.add_gridspec(rows, len(placed), height_ratios=[2.2] + [1] * (rows - 1))
+    edges = np.linspace(-np.pi, np.pi, BINS + 1)
+    for column, (row, variant) in enumerate(placed):
+        rose = figure.add_subplot(grid[0, column], projection="polar")
+        rose.set(theta_zero_location="N", theta_direction=-1, yticks=[])
+        rose.set_xticks(np.radians([0, 90, 180, 270]), ["0°", "90°", "±180°", "−90°"], fontsize=7)
+        rose.set_title(UPRIGHT.rows.get(row, row_label(row)), fontsize=9)
+        distort = variant.results[0].config["dataset"]["distort"]
+        middle, width = (np.radians(distort[key]) for key in ("middle", "max_angle"))
+        top = 0.0
+        for k, result in enumerate(variant.results):
+            kept = details.measured(result.path)
+            if "residual" not in kept:
+                raise UserError(f"{result.path} has kept no residual angles: give runs with their details.")
+            angles = np.radians(kept["residual"][:, 0].astype(np.float64))
+            heights = np.sqrt(np.histogram(angles, edges)[0] / len(angles))
+            top = max(top, heights.max())
+            closed = np.append(heights, heights[0])
+            centres = edges + np.pi / BINS
+            rose.plot(centres, closed, linewidth=1.1, color=f"C{k}", label=f"seed {result.seed}")
+            axes = figure.add_subplot(grid[1 + k, column])
+            axes.imshow(mosaic(kept["class_means"][0]), cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            if column == 0:
+                axes.set_ylabel(f"seed {result.seed}", fontsize=8, color=f"C{k}")
+        rose.bar([middle], [1.1 * top], width=2 * width, color="0.9", zorder=0)
+        rose.plot([middle, middle], [0, 1.1 * top], "--", color="0.5", linewidth=0.8)
+        rose.set_ylim(0, 1.1 * top)
+    figure.suptitle("angle left by the transformer, and mean output of each class", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
+    return path
