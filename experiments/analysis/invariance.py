@@ -61,7 +61,7 @@ def training_of(data: Any) -> Training:
     Raises:
         UserError: for other data.
     """
-    distort = getattr(data, "distort", None)
+    distort: Any = getattr(data, "distort", None)
     function = getattr(distort, "func", distort)
     if function not in (distortions.rotate, distortions.rotate_translate_scale) or data.num_classes != 10:
         raise UserError("Invariance is measured of digits under rotate or rotate_translate_scale (R, RTS).")
@@ -102,7 +102,7 @@ def curves(
     images: Tensor,
     labels: Tensor,
     training: Training,
-    amounts: Mapping[str, Sequence[float]] = AMOUNTS,
+    amounts: Mapping[str, Sequence[float]],
 ) -> dict[str, dict[str, list[float]]]:
     """The error of a network over the amounts of each factor.
 
@@ -152,7 +152,7 @@ def measure(variant: Variant, circumstances: Mapping[str, Any], images: int | No
         data, model, _ = load_run(result.path.parent, circumstances)
         training = training_of(data)
         digits, labels = data.digits.test_images[:images], data.digits.test_labels[:images]
-        runs.append(curves(model, digits, labels, training))
+        runs.append(curves(model, digits, labels, training, AMOUNTS))
     factors = {}
     for factor, amounts in AMOUNTS.items():
         errors = np.array([run[factor]["error"] for run in runs])

@@ -1,6 +1,7 @@
 """Configuration to objects: Hydra's `_target_` and instantiate, limited to what this project offers as a target."""
 
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
@@ -135,7 +136,7 @@ def _makes_a_part(found: Any) -> bool:
             made = typing.get_type_hints(found).get("return")
         except NameError:  # a name that only the type checker knows
             return False
-        if typing.get_origin(made) is tuple:
+        if typing.get_origin(made) in (tuple, types.UnionType):  # several values, or more of them on request
             made = typing.get_args(made)[0]
     parts = (nn.Module, Tensor, Digits, Task, Optimizer, LRScheduler)
     return inspect.isclass(made) and (issubclass(made, parts) or hasattr(made, "train_stream"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.interpolate import RBFInterpolator
+from scipy.linalg import polar
 from torch import Tensor
 
 from stn import (
@@ -19,6 +20,7 @@ from stn import (
     regular_grid,
     sample,
 )
+from stn.transforms import pose
 
 TRANSFORMS = {
     "attention": lambda: Attention(),
@@ -446,3 +448,16 @@ def test_composition_is_exact_under_autocast_and_finite_at_the_horizon():
     outer, inner = Projective().identity()[None], Projective().identity()[None]
     outer[0, 6], inner[0, 2] = 1, -1  # the image's centre goes to the horizon: h33 = 0
     assert Projective().compose(outer, inner).isfinite().all()
+
+
+def test_the_angle_of_a_pose_is_that_of_the_nearest_rotation():
+    """By scipy's polar decomposition, of windows that are sheared and stretched too."""
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        matrix = generator.normal(size=(2, 2))
+        matrix *= [[1], [np.sign(np.linalg.det(matrix))]]  # no flip
+        rotation, _ = polar(matrix)
+        theta = torch.tensor(np.c_[matrix, [0.3, -0.2]].reshape(1, 6), dtype=torch.float32)
+        found = pose(Affine(), theta)
+        assert found["angle"].item() == pytest.approx(np.degrees(np.arctan2(*rotation[::-1, 0])), abs=1e-2)
+        assert found["scale"].item() == pytest.approx(np.sqrt(np.linalg.det(matrix)), abs=1e-4)

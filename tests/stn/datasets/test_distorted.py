@@ -5,10 +5,11 @@ from functools import partial
 
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from stn.datasets import distortions
-from stn.datasets.distorted import DistortedDigits, bind_source
+from stn.datasets.distorted import DistortedDigits, TurnedDigits, bind_source
 from tests.stn.datasets.made import draw, equal, made, noisy, numbers, plain
 
 FINGERPRINTS = {
@@ -150,6 +151,26 @@ def test_the_test_set_of_the_embedded_digits_is_this_and_no_other(embedded):
         DistortedDigits(embedded, distortions.rotate_translate_scale).test.fingerprint
         == "7343cfb405c7bf852f55bf0a96747bc705743b235645a710739b90fd800d8af5"
     )
+
+
+def test_turned_digits_are_the_same_images_and_tell_their_angles(embedded):
+    """Each angle belongs to its image: by scipy's rotation of the undistorted digit."""
+    distort = partial(distortions.rotate, middle=90, max_angle=60)
+    data, plain = (cls(embedded, distort, val_size=50) for cls in (TurnedDigits, DistortedDigits))
+    data.chunk = plain.chunk = 100  # several chunks
+    assert data.test.fingerprint == plain.test.fingerprint
+    assert data.val is not None and plain.val is not None and data.val.fingerprint == plain.val.fingerprint
+    (angles,) = data.test.extra
+    assert angles.shape == (360,) and 30 <= angles.min() < 40 and 140 < angles.max() <= 150
+    images, labels, held = next(iter(data.test.batches(250)))
+    assert torch.equal(labels, embedded.test_labels[:250]) and torch.equal(held, angles[:250])
+    for i in (0, 99, 100, 249):
+        digit = embedded.test_images[i, 0].double() / 255
+        turned = ndimage.rotate(digit, -held[i].item(), reshape=False, order=1)  # scipy's is anticlockwise
+        assert abs(turned - images[i, 0].numpy()).max() < 0.02
+    assert len(next(iter(plain.test.batches(8)))) == len(data.train_stream(8).next_batch()) == 2
+    with pytest.raises(ValueError, match="with `return_angle`: rotate"):
+        _ = TurnedDigits(embedded, distortions.elastic).test
 
 
 @pytest.mark.gpu

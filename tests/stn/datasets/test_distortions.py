@@ -153,6 +153,17 @@ def test_rotate_changes_nothing_but_the_angle(monkeypatch):
     assert (scale == 1).all() and (x == 0).all() and (y == 0).all()
 
 
+def test_rotate_has_a_middle_and_returns_its_angles(monkeypatch):
+    images = noise_images(DRAWS, 3)
+    calls = record(monkeypatch, "warp_affine")
+    turned, angle = rotate(images, seeded(), max_angle=20, middle=-70, return_angle=True)
+    assert_uniform(angle, -90, -50)
+    assert torch.equal(calls[0][2], angle)
+    assert torch.equal(turned, rotate(images, seeded(), max_angle=20, middle=-70))
+    quarter = rotate(images[:5], seeded(), max_angle=0, middle=90)  # clockwise as displayed
+    assert torch.allclose(quarter, images[:5].rot90(-1, (2, 3)))
+
+
 # -- RTS -------------------------------------------------------------------------------------------
 
 
