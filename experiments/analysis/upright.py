@@ -30,7 +30,7 @@ def mosaic(means: np.ndarray) -> np.ndarray:
 
 
 def picture(compared: Sequence[Variant], path: Path) -> Path:
-    """Draws a column a range: the rose of the residual angles, a line a seed, and below it the class means of each seed.
+    """Draws a column a range: the rose of the residual angles, a line a seed, and the class means of each seed.
 
     In a rose, up is upright and clockwise is clockwise; the radius is the square root of the share of the test digits,
     so that areas compare. The grey sector is the range of the training angles, the dashed line its middle. Of several

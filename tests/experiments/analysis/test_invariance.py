@@ -56,8 +56,8 @@ def test_without_distortion_it_is_the_error_on_the_digits_as_they_are():
         (STILL, digits.test_images),
         (Training(42, STILL.ranges), F.pad(digits.test_images, (7,) * 4)),
     ):
-        size = training.canvas**2
-        model = Says(lambda images, weights=torch.randn(size): images.flatten(1) @ weights - 1)
+        weights = torch.randn(training.canvas**2)
+        model = Says(lambda images, weights=weights: images.flatten(1) @ weights - 1)
         expected = Classification().evaluate(model, FixedSet(images, labels).batches(100))[0]["error"]
         assert 0 < expected < 100
         amounts = {"angle": [0.0], "scale": [1.0], "shift": [0.0]}

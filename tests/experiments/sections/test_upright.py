@@ -1,4 +1,4 @@
-"""The angle that a transformer leaves: its sign against torchvision, its statistics against scipy, the run and the tables."""
+"""The angle that a transformer leaves: its sign by torchvision, its statistics by scipy, the run and the tables."""
 
 import math
 
@@ -16,8 +16,16 @@ from experiments.engine.result import Result
 from experiments.engine.run import run
 from experiments.report import details, render
 from experiments.sections.upright import (
-    CLASSES, ROWS, UPRIGHT, circular, overrides, place, poses, residuals, row_of_range,
-)  # fmt: skip
+    CLASSES,
+    ROWS,
+    UPRIGHT,
+    circular,
+    overrides,
+    place,
+    poses,
+    residuals,
+    row_of_range,
+)
 from stn.datasets.distortions import rotate
 
 HALF = torch.zeros(1, 1, 28, 28)
