@@ -31,7 +31,7 @@ def costs_page(tables: Sequence[Table], results: Iterable[Result], missing: Miss
     results, finished = list(results), []
     for table in tables:
         groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        for result in {result.path: result for _, _, result in placed(table, results)}.values():
+        for result in {id(result): result for _, _, result in placed(table, results)}.values():
             groups[result.dataset, result.trainer, result.device].append(result.wall_seconds)
         for group, each in sorted(groups.items()):
             times = duration(statistics.median(each)), duration(sum(each))

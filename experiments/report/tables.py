@@ -212,7 +212,7 @@ class Sheet:
     @property
     def results(self) -> list[Result]:
         """The runs of all cells."""
-        each = {result.path: result for cell in self.cells.values() for result in cell.results}
+        each = {id(result): result for cell in self.cells.values() for result in cell.results}
         return sorted(each.values(), key=sort_key)
 
     @property
