@@ -92,7 +92,7 @@ stn.datasets.addition: AddedDigits
 stn.datasets.birds: Birds to_middle_square
 stn.datasets.colocalisation: SharedDigit place_digit roll_each
 stn.datasets.digits: Digits load_digits
-stn.datasets.distorted: DistortedDigits
+stn.datasets.distorted: DistortedDigits TurnedDigits
 stn.datasets.folder: OwnImages
 stn.datasets.images: ImageDataset
 stn.datasets.mnist: load_mnist
@@ -115,6 +115,7 @@ experiments.sections.colocalisation: Colocalisation embedding iou triplet_hinge
 experiments.sections.figures.classification: collect
 experiments.sections.figures.drawing: apply
 experiments.sections.mnist_addition: Addition centres followed mass_inside
+experiments.sections.upright: Upright residuals
 """
 
 
