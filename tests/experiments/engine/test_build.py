@@ -99,6 +99,7 @@ stn.datasets.mnist: load_mnist
 stn.datasets.volumes: SolidDigits extrude place_solid rotation
 stn.localisation: ConvTrunk ConvTrunk3d FCTrunk Head LocalisationNetwork
 stn.models.backbones: Backbone SameDepthwise SamePadding
+stn.models.beyond: SharedSTN st_cnn_shared
 stn.models.colocalisation: Localiser WindowHead boxes
 stn.models.images: BackboneTrunk ImageCNN ImageSTCNN tiling
 stn.models.mnist: CNN FCN STN average_pool cnn fcn st_cnn st_fcn
