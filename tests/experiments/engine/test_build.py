@@ -102,7 +102,7 @@ stn.models.backbones: Backbone SameDepthwise SamePadding
 stn.models.beyond: SharedSTN st_cnn_shared
 stn.models.colocalisation: Localiser WindowHead boxes
 stn.models.images: BackboneTrunk ImageCNN ImageSTCNN tiling
-stn.models.mnist: CNN FCN STN average_pool cnn fcn st_cnn st_fcn
+stn.models.mnist: CNN FCN STN average_pool cnn fcn of_width st_cnn st_fcn
 stn.models.volumes: ProjectedCNN cnn_3d st_cnn_3d
 stn.sampler: in_frame sample
 stn.transformer: ParallelTransformers SpatialTransformer
