@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from stn.eager import is_eager
+
 __all__ = ["Conv2d", "plain_operations"]
 
 MAX_CHANNELS = 4  # of the input, up to which the band's product is faster than PyTorch's own input gradient
@@ -42,7 +44,8 @@ class Conv2d(nn.Conv2d):
     Parameters and arguments are those of torch.nn.Conv2d, and the result is the same up to rounding. Behind a spatial
     transformer the first convolution needs the gradient in its input; for one channel and a 9x9 kernel PyTorch's own
     takes most of that layer's time on a CPU (`scripts/benchmark.py tricks` measures it). The fast gradient can be
-    differentiated once. In all other cases, and within `plain_operations`, PyTorch's is used.
+    differentiated once. In all other cases, within `plain_operations`, and where the module is compiled, exported or
+    transformed, PyTorch's is used.
 
     Examples:
         >>> image = torch.rand(2, 1, 28, 28, requires_grad=True)
@@ -62,6 +65,8 @@ class Conv2d(nn.Conv2d):
 
     def _tile(self, image: Tensor) -> int | None:
         """The number of outputs of a row that one band gives, or None where PyTorch's own gradient is used."""
+        if not is_eager(image):
+            return None
         usual = (self.stride, self.padding, self.dilation, self.groups) == ((1, 1), (0, 0), (1, 1), 1)
         if not (image.requires_grad and torch.is_grad_enabled() and image.device.type == "cpu"):
             return None

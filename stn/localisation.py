@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from stn.sampler import sample
 from stn.transforms import Transform
 
-__all__ = ["ConvTrunk", "ConvTrunk3d", "FCTrunk", "Head", "LocalisationNetwork", "count_features"]
+__all__ = [
+    "ConvTrunk",
+    "ConvTrunk3d",
+    "FCTrunk",
+    "Head",
+    "LocalisationNetwork",
+    "check_shape",
+    "count_features",
+]
 
 
 class FCTrunk(nn.Sequential):
@@ -26,6 +34,9 @@ class FCTrunk(nn.Sequential):
     Shape:
         (B, C, H, W) -> (B, hidden[-1]).
 
+    Raises:
+        ValueError: In `forward`, the image is not of `in_shape`.
+
     Examples:
         >>> FCTrunk((1, 28, 28))(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2, 32])
@@ -37,7 +48,12 @@ class FCTrunk(nn.Sequential):
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.ReLU()]
         super().__init__(*layers)
+        self.in_shape = tuple(in_shape)
         self.out_features = sizes[-1]
+
+    def forward(self, image: Tensor) -> Tensor:
+        check_shape(self, image, self.in_shape)
+        return super().forward(image)
 
 
 class ConvTrunk(nn.Sequential):
@@ -56,7 +72,7 @@ class ConvTrunk(nn.Sequential):
         (B, C, H, W) -> (B, features).
 
     Raises:
-        ValueError: The image is too small for the second convolution.
+        ValueError: The image is too small for the second convolution; in `forward`, it is not of `in_shape`.
 
     Examples:
         >>> ConvTrunk((1, 28, 28))(torch.rand(2, 1, 28, 28)).shape
@@ -94,7 +110,12 @@ class ConvTrunk(nn.Sequential):
             *([nn.BatchNorm1d(features)] if batch_norm else []),
             nn.ReLU(),
         )
+        self.in_shape = tuple(in_shape)
         self.out_features = features
+
+    def forward(self, image: Tensor) -> Tensor:
+        check_shape(self, image, self.in_shape)
+        return super().forward(image)
 
 
 class ConvTrunk3d(nn.Sequential):
@@ -113,7 +134,7 @@ class ConvTrunk3d(nn.Sequential):
         (B, C, D, H, W) -> (B, features).
 
     Raises:
-        ValueError: The volume is too small.
+        ValueError: The volume is too small; in `forward`, it is not of `in_shape`.
 
     Examples:
         >>> ConvTrunk3d((1, 32, 32, 32))(torch.rand(2, 1, 32, 32, 32)).shape
@@ -139,7 +160,12 @@ class ConvTrunk3d(nn.Sequential):
             nn.Linear(flat, features),
             nn.ReLU(),
         )
+        self.in_shape = tuple(in_shape)
         self.out_features = features
+
+    def forward(self, image: Tensor) -> Tensor:
+        check_shape(self, image, self.in_shape)
+        return super().forward(image)
 
 
 class Head(nn.Linear):
@@ -280,3 +306,27 @@ def count_features(trunk: nn.Module) -> int:
             f"The number of features that {type(trunk).__name__} gives is unknown: set its `out_features` attribute."
         )
     return int(features)
+
+
+def check_shape(module: nn.Module, image: Tensor, in_shape: tuple[int, ...]) -> None:
+    """Refuses images of another shape than a module was made for. Nothing is checked under torch.jit.trace.
+
+    Args:
+        module: for the message.
+        image: (B, C, H, W), or a volume (B, C, D, H, W).
+        in_shape: what is expected, (C, H, W) or (C, D, H, W).
+
+    Raises:
+        ValueError: The shape is another.
+
+    Examples:
+        >>> check_shape(nn.Identity(), torch.zeros(2, 1, 30, 30), (1, 28, 28))
+        Traceback (most recent call last):
+        ValueError: Identity was made for another shape of images: expected (B, 1, 28, 28), got (2, 1, 30, 30).
+    """
+    if not torch.jit.is_tracing() and tuple(image.shape[1:]) != tuple(in_shape):
+        expected = ", ".join(map(str, ("B", *in_shape)))
+        raise ValueError(
+            f"{type(module).__name__} was made for another shape of images: expected ({expected}), "
+            f"got {tuple(image.shape)}."
+        )

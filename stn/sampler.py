@@ -1,8 +1,12 @@
 """The sampler: (U, T_theta(G)) -> V (paper section 3.3). The one place that calls grid_sample."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from stn.eager import is_eager
 
 __all__ = ["MODES", "PADDINGS", "in_frame", "sample"]
 
@@ -16,21 +20,25 @@ def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str 
     Convention: the grid is in (x, y) order, from -1 to 1 between the image's outer edges (`align_corners=False`).
 
     Differentiable in the image, and with "bilinear" in the grid (eqs. 6-7). It computes in float32, or in float64 if
-    either input is, under autocast too: coordinates in half precision miss by 0.4 pixels at 224.
+    either input is, under autocast too: coordinates in half precision miss by 0.4 pixels at 224. Integers of 32 and 64
+    bits are sampled in float64 too.
+
+    The grid is checked in eager mode; on a GPU that waits for the device. Where nothing may wait or depend on data,
+    points that are not finite give NaN in place of an error: under torch.compile, torch.export, torch.jit.trace and the
+    transforms of torch.func, and while a CUDA graph is captured.
 
     Args:
-        image: (B, C, H, W), or a volume (B, C, D, H, W).
+        image: (B, C, H, W), or a volume (B, C, D, H, W). Not complex.
         grid: (B, h, w, 2); for a volume (B, d, h, w, 3), in (x, y, z) order.
         mode: "bilinear", for a volume trilinear (eq. 5, appendix A.3); or "nearest", the nearest pixel (eq. 4).
         padding: what is outside of the image: "zeros", or "border", the nearest pixel of the edge.
 
     Returns:
-        (B, C, h, w) or (B, C, d, h, w), in the dtype of the image.
+        (B, C, h, w) or (B, C, d, h, w), in the dtype of the image. In an image of integers, values are rounded.
 
     Raises:
-        ValueError: The mode or padding is unknown, or the shapes do not fit.
-        FloatingPointError: The grid is not finite. With border padding it would crash the backward pass on a CPU. Not
-            checked while a CUDA graph is captured, where nothing may wait for the device.
+        ValueError: The mode or padding is unknown, the shapes do not fit, or the image is complex.
+        FloatingPointError: The grid is not finite. With border padding it would crash the backward pass on a CPU.
 
     Examples:
         >>> from stn.transforms import Affine
@@ -43,29 +51,53 @@ def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str 
         raise ValueError(
             f"mode is one of {MODES} and padding one of {PADDINGS}, not {mode!r} and {padding!r}."
         )
-    fits = image.ndim in (4, 5) and grid.ndim == image.ndim and grid.shape[-1] == image.ndim - 2
-    if not fits or len(image) != len(grid):
+    if not torch.jit.is_tracing() and not _fit(image, grid):  # traced sizes are no numbers to compare
         raise ValueError(
             "sample takes an image (B, C, H, W) and a grid (B, h, w, 2), or a volume (B, C, D, H, W) and a grid "
             "(B, d, h, w, 3), of one batch size, "
             f"not {tuple(image.shape)} and {tuple(grid.shape)}."
         )
-    if not (grid.is_cuda and torch.cuda.is_current_stream_capturing()):
-        _check_finite(grid)
-    dtype = torch.float64 if torch.float64 in (image.dtype, grid.dtype) else torch.float32
+    if image.is_complex():
+        raise ValueError("sample takes real images: sample the real and the imaginary part on their own.")
+    if is_eager(grid) and not (grid.is_cuda and torch.cuda.is_current_stream_capturing()):
+        _check_finite(image, grid)
+        lost = None
+    else:
+        lost = ~grid.isfinite().all(-1)
+        grid = grid.masked_fill(lost[..., None], 0)
+    wide = torch.float64 in (image.dtype, grid.dtype) or image.dtype in (torch.int32, torch.int64)
+    dtype = torch.float64 if wide else torch.float32
     with torch.autocast(image.device.type, enabled=False):
         out = F.grid_sample(image.to(dtype), grid.to(dtype), mode, padding, align_corners=False)
-    return out.to(image.dtype)
+    if lost is not None:
+        out = out.masked_fill(lost[:, None], math.nan)
+    return out.to(image.dtype) if image.is_floating_point() else out.round().to(image.dtype)
 
 
-def _check_finite(grid: Tensor) -> None:
+def _fit(image: Tensor, grid: Tensor) -> bool:
+    return (
+        image.ndim in (4, 5)
+        and grid.ndim == image.ndim
+        and grid.shape[-1] == image.ndim - 2
+        and image.shape[0] == grid.shape[0]
+    )
+
+
+def _check_finite(image: Tensor, grid: Tensor) -> None:
     # A NaN or infinity anywhere makes the sum non-finite. The images are counted only then: it is slower.
     if grid.numel() and not torch.isfinite(grid.detach().sum()):
         bad = ~torch.isfinite(grid.detach()).flatten(1).all(1)
         if bad.any():
+            what = f"theta gave non-finite sampling points for {int(bad.sum())} of {len(bad)} images"
+            unsound = int((~torch.isfinite(image.detach()).flatten(1).all(1)).sum())
+            if unsound:
+                raise FloatingPointError(
+                    f"{what}, and {unsound} of the images hold NaN or infinity themselves: look at the data, or at the "
+                    "layers before the transformer."
+                )
             raise FloatingPointError(
-                f"theta gave non-finite sampling points for {int(bad.sum())} of {len(bad)} images: the localisation "
-                "network has diverged. Lower the learning rate or `optimizer.localisation_lr`."
+                f"{what}: the localisation network has diverged. Lower the learning rate or "
+                "`optimizer.localisation_lr`."
             )
 
 

@@ -19,15 +19,17 @@ class SpatialTransformer(nn.Module):
         localisation: the trunk, any module (B, C, H, W) -> (B, features) with an attribute `out_features`, or one whose
             last `nn.Linear` gives the features. `stn.localisation` has the paper's.
         transform: the family of warps. It sizes the head, which starts at the identity or at `start`.
-        out_size: (H, W) of the output, or (D, H, W) for a transform of volumes. None: the size of the input.
+        out_size: (H, W) of the output, or (D, H, W) for a transform of volumes; or one number, the length of every
+            side. None: the size of the input.
         mode: `bilinear` or `nearest`, see `stn.sampler.sample`.
         padding: `zeros` or `border`, see `stn.sampler.sample`.
         start: (num_params,), theta at the start. None: the identity.
         head: module features -> theta (B, num_params), in place of one linear layer. It sets its own start, and
             `start` is not used.
+        with_theta: whether `forward` returns theta too. False: the warped image alone, for `nn.Sequential`.
 
     Raises:
-        ValueError: The number of features is unknown, or `start` has another shape.
+        ValueError: The number of features is unknown, or `start` or `out_size` does not fit the transform.
 
     Examples:
         >>> from stn import Affine, FCTrunk
@@ -36,28 +38,33 @@ class SpatialTransformer(nn.Module):
         >>> warped, theta = transformer(image)
         >>> bool((warped - image).abs().max() < 1e-4), theta[0].tolist()
         (True, [1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+        >>> first = SpatialTransformer(FCTrunk((1, 28, 28)), Affine(), 14, with_theta=False)
+        >>> nn.Sequential(first, nn.Flatten(), nn.Linear(14 * 14, 10))(image).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
         self,
         localisation: nn.Module,
         transform: Transform,
-        out_size: tuple[int, ...] | None = None,
+        out_size: int | tuple[int, ...] | None = None,
         *,
         mode: str = "bilinear",
         padding: str = "zeros",
         start: Tensor | None = None,
         head: nn.Module | None = None,
+        with_theta: bool = True,
     ) -> None:
         super().__init__()
         self.localisation = localisation
         self.transform = transform
         self.head = Head(count_features(localisation), transform, start=start) if head is None else head
-        self.out_size = out_size
+        self.out_size = _sides(out_size, transform)
         self.mode = mode
         self.padding = padding
+        self.with_theta = with_theta
 
-    def forward(self, image: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         """Warps the image.
 
         Args:
@@ -65,11 +72,13 @@ class SpatialTransformer(nn.Module):
             seen: what the localisation network sees, such as a smaller image. None: the image.
 
         Returns:
-            The warped image (B, C, h, w), and theta (B, num_params), which may be fed forward.
+            The warped image (B, C, h, w), and theta (B, num_params), which may be fed forward. The warped image alone
+            with `with_theta=False`.
         """
         theta = self.head(self.localisation(image if seen is None else seen))
         size = self.out_size or tuple(image.shape[2:])
-        return sample(image, self.transform.grid(theta, size), mode=self.mode, padding=self.padding), theta
+        warped = sample(image, self.transform.grid(theta, size), mode=self.mode, padding=self.padding)
+        return (warped, theta) if self.with_theta else warped
 
 
 class ParallelTransformers(nn.Module):
@@ -81,7 +90,8 @@ class ParallelTransformers(nn.Module):
     Args:
         networks: the localisation networks. K is the sum of their `count`s; the order of the transformers is theirs.
         transform: the family of warps.
-        out_size: (H, W) of the output, or (D, H, W) for a transform of volumes. None: the size of the input.
+        out_size: (H, W) of the output, or (D, H, W) for a transform of volumes; or one number, the length of every
+            side. None: the size of the input.
         mode: `bilinear` or `nearest`, see `stn.sampler.sample`.
         padding: `zeros` or `border`, see `stn.sampler.sample`.
 
@@ -90,7 +100,7 @@ class ParallelTransformers(nn.Module):
         networks: the localisation networks.
 
     Raises:
-        ValueError: There is no network.
+        ValueError: There is no network, or `out_size` does not fit the transform.
 
     Examples:
         Two that have a network each, and two that share one and look at the left and the right half:
@@ -112,7 +122,7 @@ class ParallelTransformers(nn.Module):
         self,
         networks: Sequence[LocalisationNetwork],
         transform: Transform,
-        out_size: tuple[int, ...] | None = None,
+        out_size: int | tuple[int, ...] | None = None,
         *,
         mode: str = "bilinear",
         padding: str = "zeros",
@@ -124,7 +134,7 @@ class ParallelTransformers(nn.Module):
         for k, network in enumerate(networks):
             self.add_module(str(k), network)
         self.transform = transform
-        self.out_size = out_size
+        self.out_size = _sides(out_size, transform)
         self.mode = mode
         self.padding = padding
 
@@ -176,6 +186,17 @@ class ParallelTransformers(nn.Module):
             for each in theta.unbind(1)
         ]
         return torch.stack(warped, 1)
+
+
+def _sides(out_size: int | tuple[int, ...] | None, transform: Transform) -> tuple[int, ...] | None:
+    if out_size is None:
+        return None
+    sides = (out_size,) * transform.dims if isinstance(out_size, int) else tuple(out_size)
+    if len(sides) != transform.dims or min(sides) < 1:
+        raise ValueError(
+            f"out_size is one number, or {transform.dims} for {type(transform).__name__}, each from 1; not {out_size}."
+        )
+    return sides
 
 
 def localisation_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -10,11 +10,12 @@ Where the maps of the family compose, it has `compose` too.
 """
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stn.eager import cached
 
 __all__ = [
     "Affine",
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 
-@lru_cache(maxsize=64)
 def regular_grid(
     size: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -48,13 +48,17 @@ def regular_grid(
         >>> regular_grid((1, 2)).tolist()
         [[[-0.5, 0.0], [0.5, 0.0]]]
     """
-    # A cached tensor must be an ordinary one even if the first caller is inside inference mode.
-    with torch.inference_mode(False):
-        axes = [(torch.arange(n, device=device, dtype=dtype) * 2 + 1) / n - 1 for n in size]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+    # By way of a tensor: "cuda" becomes the GPU of the moment, which the cache must tell from the others.
+    return _regular_grid(tuple(size), torch.empty(0, device=device).device, dtype)
 
 
-@lru_cache(maxsize=64)
+@cached
+def _regular_grid(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    axes = [(torch.arange(n, device=device, dtype=dtype) * 2 + 1) / n - 1 for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+
+
+@cached
 def homogeneous_grid(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """The pixel centres as homogeneous columns (x, y, 1). Cached: never write into the result.
 
@@ -70,9 +74,8 @@ def homogeneous_grid(size: tuple[int, ...], device: torch.device, dtype: torch.d
         >>> homogeneous_grid((1, 2), torch.device("cpu"), torch.float32).tolist()
         [[-0.5, 0.5], [0.0, 0.0], [1.0, 1.0]]
     """
-    with torch.inference_mode(False):
-        points = regular_grid(size, device, dtype).reshape(-1, len(size)).T
-        return torch.cat([points, torch.ones_like(points[:1])]).contiguous()
+    points = regular_grid(size, device, dtype).reshape(-1, len(size)).T
+    return torch.cat([points, torch.ones_like(points[:1])]).contiguous()
 
 
 def _in_float(theta: Tensor) -> Tensor:
@@ -105,7 +108,7 @@ class Transform(nn.Module):
         ...     def identity(self):
         ...         return torch.ones(1)
         ...     def map_points(self, theta, points):
-        ...         return torch.stack([theta * points[:, 0], points[:, 1].expand(len(theta), -1)], -1)
+        ...         return torch.stack([theta * points[:, 0], points[:, 1].expand_as(theta * points[:, 0])], -1)
         >>> Mirror().grid(torch.tensor([[-1.0]]), (1, 2)).tolist()
         [[[[0.5, 0.0], [-0.5, 0.0]]]]
     """
@@ -173,7 +176,8 @@ class Transform(nn.Module):
         Raises:
             ValueError: theta has another shape, or `size` another number of axes.
         """
-        if theta.ndim != 2 or theta.shape[1] != self.num_params:
+        # A traced number of axes is no number, and comparing it would warn.
+        if theta.ndim != 2 or (not torch.jit.is_tracing() and theta.shape[1] != self.num_params):
             raise ValueError(
                 f"{type(self).__name__} takes theta of shape (batch, {self.num_params}), not {tuple(theta.shape)}."
             )
@@ -183,7 +187,7 @@ class Transform(nn.Module):
             )
         with torch.autocast(theta.device.type, enabled=False):
             theta = _in_float(theta)
-            return self._map_grid(theta, tuple(size)).reshape(len(theta), *size, self.dims)
+            return self._map_grid(theta, tuple(size)).unflatten(1, tuple(size))
 
     def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
         """map_points at the pixel centres, (B, H * W, 2). A subclass may have a faster way.
@@ -200,6 +204,9 @@ class Transform(nn.Module):
 class Affine(Transform):
     """Any 2x3 affine map: theta holds the rows of [[a, b, tx], [c, d, ty]] (paper eq. 1).
 
+    Coordinates are shares of each side. So [[cos, -sin], [sin, cos]] also shears an image that is not square; without
+    shear, the rotation of an H x W image is [[cos, -sin * H / W], [sin * W / H, cos]]. So it is with every transform.
+
     Examples:
         >>> Affine().map_points(torch.tensor([[0.5, 0, 0.1, 0, 0.5, 0]]), torch.tensor([[1.0, -1.0]])).tolist()
         [[[0.6000000238418579, -0.5]]]
@@ -208,7 +215,7 @@ class Affine(Transform):
     num_params = 6
 
     def identity(self) -> Tensor:
-        return torch.tensor([1.0, 0, 0, 0, 1, 0])
+        return torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float32)
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         matrix = theta.reshape(-1, 2, 3)
@@ -236,7 +243,7 @@ class Affine3d(Transform):
     dims = 3
 
     def identity(self) -> Tensor:
-        return torch.eye(3, 4).flatten()
+        return torch.eye(3, 4, dtype=torch.float32).flatten()
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         matrix = theta.reshape(-1, 3, 4)
@@ -261,7 +268,7 @@ class Attention(Transform):
     num_params = 3
 
     def identity(self) -> Tensor:
-        return torch.tensor([1.0, 0, 0])
+        return torch.tensor([1.0, 0, 0], dtype=torch.float32)
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         return theta[:, None, :1] * points + theta[:, None, 1:]
@@ -297,7 +304,7 @@ class Translation(Transform):
         self.scale = scale
 
     def identity(self) -> Tensor:
-        return torch.zeros(2)
+        return torch.zeros(2, dtype=torch.float32)
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         return self.scale * points + theta[:, None, :]
@@ -324,7 +331,7 @@ class Projective(Transform):
     num_params = 8
 
     def identity(self) -> Tensor:
-        return torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0])
+        return torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0], dtype=torch.float32)
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         return self._map(theta, torch.cat([points, torch.ones_like(points[:, :1])], dim=1).T)
@@ -383,14 +390,14 @@ class ThinPlateSpline(Transform):
         if rows < 2 or columns < 2:
             raise ValueError(f"ThinPlateSpline needs at least 2 x 2 control points, not {rows} x {columns}.")
         y, x = torch.meshgrid(
-            torch.linspace(-reach, reach, rows, dtype=torch.float64),
-            torch.linspace(-reach, reach, columns, dtype=torch.float64),
+            torch.linspace(-reach, reach, rows, dtype=torch.float64, device="cpu"),
+            torch.linspace(-reach, reach, columns, dtype=torch.float64, device="cpu"),
             indexing="ij",
         )
         control = torch.stack([x.flatten(), y.flatten()], dim=1)  # (K, 2)
         k = len(control)
         # [[K, P], [P^T, 0]] (w, a) = (source, 0): the first K columns of the inverse give w and a from the source.
-        system = torch.zeros(k + 3, k + 3, dtype=torch.float64)
+        system = torch.zeros(k + 3, k + 3, dtype=torch.float64, device="cpu")
         system[:, :k] = self._basis(control, control).T
         system[:k, k:] = system[k:, :k].T
         self.num_params = 2 * k
@@ -398,7 +405,6 @@ class ThinPlateSpline(Transform):
         # Not buffers: they follow from the constructor, and stay float64 on the CPU wherever the module goes.
         self.control_points = control  # (K, 2)
         self._solve = torch.linalg.inv(system)[:, :k].contiguous()
-        self._grid_weights: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = {}
 
     @staticmethod
     def _basis(points: Tensor, control: Tensor) -> Tensor:
@@ -413,12 +419,7 @@ class ThinPlateSpline(Transform):
         return self._map(theta, self._weights(points).to(theta))
 
     def _map_grid(self, theta: Tensor, size: tuple[int, ...]) -> Tensor:
-        key = (size, theta.device, theta.dtype)
-        if key not in self._grid_weights:  # the basis of a grid is the same for every theta: made once
-            points = regular_grid(size, "cpu", torch.float64).reshape(-1, 2)
-            with torch.inference_mode(False):
-                self._grid_weights[key] = self._weights(points).to(theta.device, theta.dtype)
-        return self._map(theta, self._grid_weights[key])
+        return self._map(theta, _spline_grid(self, size, theta.device, theta.dtype))
 
     @staticmethod
     def _map(theta: Tensor, weights: Tensor) -> Tensor:
@@ -464,3 +465,12 @@ def pose(transform: Transform, theta: Tensor) -> dict[str, Tensor]:
         "x": centre[:, 0],
         "y": centre[:, 1],
     }
+
+
+@cached
+def _spline_grid(
+    spline: ThinPlateSpline, size: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """(H * W, K), the weights at the pixel centres, which are the same for every theta."""
+    points = regular_grid(size, "cpu", torch.float64).reshape(-1, 2)
+    return spline._weights(points).to(device, dtype)

@@ -21,11 +21,12 @@ UNPICKLERS = ("pickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal"
 
 # module or package -> what of stn it may import besides itself
 STN_MAY_IMPORT: dict[str, set[str]] = {
-    "stn.transforms": set(),
-    "stn.sampler": set(),
+    "stn.eager": set(),
+    "stn.transforms": {"stn.eager"},
+    "stn.sampler": {"stn.eager"},
     "stn.files": set(),
     "stn.seeds": set(),
-    "stn.convolution": set(),
+    "stn.convolution": {"stn.eager"},
     "stn.localisation": {"stn.transforms", "stn.sampler", "stn.transformer"},
     "stn.transformer": {"stn.transforms", "stn.sampler", "stn.localisation"},
     "stn.models": {

@@ -16,7 +16,8 @@ import stn
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-PINNED = [Requirement(text) for text in (*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["sweep"])]
+PINNED = [Requirement(text) for text in PROJECT["dependencies"]]
+PINNED += [Requirement(text) for name in ("dev", "export", "sweep") for text in EXTRAS[name]]
 DIRECT = [*PINNED, *map(Requirement, EXTRAS["bench"])]  # bench: only what is compared with, so not pinned
 PYTHONS = ("3.11", "3.12", "3.13")
 LOCK_FILES = (

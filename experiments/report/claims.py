@@ -113,7 +113,7 @@ def runs_in(table: Table, row: Row, column: str) -> Runs:
     return Runs(
         name=f"{table.rows[row]}, {table.columns[column]}" if len(table.columns) > 1 else table.rows[row],
         value=value,
-        lower_is_better=table.lower_is_better,
+        lower_is_better=table.lower_is_better is not False,
         paper=table.paper.get(row, {}).get(column),
         dataset=table.dataset,
         decimals=table.decimals,

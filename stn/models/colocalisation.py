@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn.localisation import LocalisationNetwork
+from stn.localisation import LocalisationNetwork, check_shape
 from stn.transformer import ParallelTransformers
 from stn.transforms import Attention, Transform
 
@@ -99,7 +99,7 @@ class Localiser(nn.Module):
 
     Raises:
         ValueError: The transform is another one, the image is not square or too small, the stride is below 1, or the
-            sizes are refused by `WindowHead`.
+            sizes are refused by `WindowHead`; in `forward`, the image is not of `in_shape`.
 
     Examples:
         >>> model = Localiser((1, 84, 84), transform=Attention(), start=0.5)
@@ -154,6 +154,7 @@ class Localiser(nn.Module):
         head = WindowHead(width, smallest=smallest, largest=largest, start=start)
         network = LocalisationNetwork(trunk, transform, head=head)
         self.transformers = ParallelTransformers([network], transform, (out_size, out_size))
+        self.in_shape = tuple(in_shape)
         self.width = width
 
     @property
@@ -164,6 +165,7 @@ class Localiser(nn.Module):
         return head
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        check_shape(self, image, self.in_shape)
         warped, theta = self.transformers(image)
         return boxes(theta[:, 0], image.shape[-1]), {"theta": theta, "warped": warped}
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn.localisation import LocalisationNetwork
+from stn.localisation import LocalisationNetwork, check_shape
 from stn.models.backbones import Backbone
 from stn.transformer import ParallelTransformers
 from stn.transforms import Affine, Attention, Transform, Translation
@@ -109,6 +109,7 @@ class ImageSTCNN(nn.Module):
                 f"model.seen={seen} must divide the image's side, {in_shape[1]} pixels: the localisation network sees "
                 "it averaged down."
             )
+        self.in_shape = tuple(in_shape)
         self.factor = in_shape[1] // seen
         trunk = BackboneTrunk(copy.deepcopy(backbone), seen)
         network = LocalisationNetwork(trunk, transform, starts=tiling(transform, num_transformers))
@@ -133,7 +134,11 @@ class ImageSTCNN(nn.Module):
 
         Returns:
             theta, (B, K, num_params).
+
+        Raises:
+            ValueError: The images are not of `in_shape`.
         """
+        check_shape(self, image, self.in_shape)
         return self.transformers.locate(F.avg_pool2d(image, self.factor) if self.factor > 1 else image)
 
     def describe(self, image: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,6 +195,9 @@ class BackboneTrunk(nn.Sequential):
     Shape:
         (B, 3, seen, seen) -> (B, 128).
 
+    Raises:
+        ValueError: In `forward`, the image is of another size.
+
     Examples:
         >>> BackboneTrunk(Backbone("mobilenet_v2", weights="none"), 64)(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 128])
@@ -205,7 +213,12 @@ class BackboneTrunk(nn.Sequential):
             nn.Linear(128 * side**2, 128),
             nn.ReLU(),
         )
+        self.in_shape = (3, seen, seen)
         self.out_features = 128
+
+    def forward(self, image: Tensor) -> Tensor:
+        check_shape(self, image, self.in_shape)
+        return super().forward(image)
 
 
 def tiling(transform: Transform, count: int) -> Tensor:

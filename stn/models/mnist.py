@@ -10,6 +10,7 @@ All pooling is ceil-mode. With floor mode the ST-CNN cannot be built for RTS: 21
 import math
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -163,7 +164,7 @@ def average_pool(x: Tensor, size: int) -> Tensor:
         >>> average_pool(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]), 2)
         tensor([[[[3.]]]])
     """
-    if size == 2 and x.shape[2] % 2 == x.shape[3] % 2 == 0:
+    if size == 2 and not torch.jit.is_tracing() and x.shape[2] % 2 == x.shape[3] % 2 == 0:
         x = x[:, :, ::2] + x[:, :, 1::2]
         return 0.25 * (x[..., ::2] + x[..., 1::2])
     return F.avg_pool2d(x, size, ceil_mode=True)

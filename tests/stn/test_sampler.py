@@ -188,6 +188,39 @@ def test_pitfall_nonfinite_grid_raises_before_sampling(padding, value, needs_gra
         sample(torch.rand(3, 1, 4, 4), grid, padding=padding)
 
 
+def test_an_image_that_is_not_finite_is_not_blamed_on_the_learning_rate():
+    grid = regular_grid((4, 4)).repeat(3, 1, 1, 1)
+    image = torch.rand(3, 1, 4, 4)
+    image[2, 0, 1, 1] = float("nan")
+    assert sample(image, grid).isnan().any()  # a NaN pixel alone is no error
+    grid[1:] = float("nan")
+    with pytest.raises(FloatingPointError, match="2 of 3 images, and 1 of the images hold NaN") as caught:
+        sample(image, grid)
+    assert "learning" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64, torch.bool])
+def test_in_an_image_of_integers_values_are_rounded(dtype):
+    image = (100 * torch.tensor([[[[0, 1, 0, 1]]]])).to(dtype)
+    shifts = torch.tensor([[1.0, 0, -0.3 / 2, 0, 1, 0], [1.0, 0, -0.7 / 2, 0, 1, 0]], dtype=torch.float64)
+    out = sample(image.expand(2, -1, -1, -1), Affine().grid(shifts, (1, 4)))
+    expected = [[0, 70, 30, 70], [0, 30, 70, 30]]  # 0.3 and 0.7 pixels to the right
+    if dtype == torch.bool:
+        expected = [[False, True, False, True], [False, False, True, False]]
+    assert out.dtype == dtype and out[:, 0, 0].tolist() == expected
+    assert torch.equal(sample(image, regular_grid((1, 4))[None]), image)
+
+
+def test_large_integers_are_sampled_exactly():
+    image = torch.tensor([[[[2**24 + 1, 2**31 - 1]]]])
+    assert torch.equal(sample(image, regular_grid((1, 2), dtype=torch.float64)[None], mode="nearest"), image)
+
+
+def test_a_complex_image_is_refused():
+    with pytest.raises(ValueError, match="the real and the imaginary part"):
+        sample(torch.zeros(1, 1, 4, 4, dtype=torch.complex64), regular_grid((4, 4))[None])
+
+
 def test_pitfall_opposite_infinities_do_not_cancel():
     grid = regular_grid((4, 4))[None].clone()
     grid[0, 0, 0, 0], grid[0, 0, 1, 0] = float("inf"), float("-inf")

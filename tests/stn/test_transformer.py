@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from stn import (
     Affine,
+    Affine3d,
     Attention,
     ConvTrunk,
     FCTrunk,
+    LocalisationNetwork,
+    ParallelTransformers,
     Projective,
     SpatialTransformer,
     ThinPlateSpline,
@@ -108,6 +111,41 @@ def test_out_size(transform, out_size):
         rows = (image[..., 0::2, :] + image[..., 1::2, :]) / 2
         expected = nn.functional.interpolate(rows, (14, 14), mode="bilinear", align_corners=False)
         torch.testing.assert_close(warped, expected, atol=2e-5, rtol=0)
+
+
+def test_out_size_may_be_one_number_for_all_sides(transform):
+    image = torch.rand(2, 1, 12, 10)
+    trunk = FCTrunk((1, 12, 10))
+    one, two = (SpatialTransformer(trunk, transform, size)(image)[0] for size in (7, (7, 7)))
+    assert torch.equal(one, two)
+    network = LocalisationNetwork(trunk, transform)
+    assert ParallelTransformers([network], transform, 7)(image)[0].shape == (2, 1, 1, 7, 7)
+    volume = SpatialTransformer(FCTrunk((1, 3, 4, 5)), Affine3d(), 2)(torch.rand(2, 1, 3, 4, 5))[0]
+    assert volume.shape == (2, 1, 2, 2, 2)
+
+
+@pytest.mark.parametrize("out_size", [0, -3, (14,), (4, 4, 4), (0, 4)])
+def test_an_out_size_that_does_not_fit_is_refused(out_size):
+    with pytest.raises(ValueError, match="out_size is one number, or 2 for Affine, each from 1; not"):
+        SpatialTransformer(FCTrunk((1, 8, 8)), Affine(), out_size)
+
+
+def test_in_a_sequential_the_warped_image_alone_is_passed_on():
+    st = loosened(SpatialTransformer(FCTrunk((1, 8, 8)), Affine(), 5, with_theta=False))
+    image, layer = torch.rand(2, 1, 8, 8), nn.Linear(25, 3)
+    out = nn.Sequential(st, nn.Flatten(), layer)(image)
+    st.with_theta = True
+    assert torch.equal(out, layer(st(image)[0].flatten(1)))
+
+
+@pytest.mark.parametrize("make", [FCTrunk, ConvTrunk])
+@pytest.mark.parametrize("shape", [(2, 1, 27, 28), (2, 1, 30, 30), (2, 3, 28, 28), (1, 28, 28)])
+def test_an_image_of_another_shape_is_named(make, shape):
+    """27 x 28 would pass through the pooling of ConvTrunk all the same."""
+    st = SpatialTransformer(make((1, 28, 28)), Affine())
+    with pytest.raises(ValueError, match=f"{make.__name__} .* expected .B, 1, 28, 28., got") as caught:
+        st(torch.rand(shape))
+    assert str(tuple(shape)) in str(caught.value)
 
 
 def test_mode_and_padding_reach_the_sampler():

@@ -172,8 +172,10 @@ def test_regular_grid_of_a_volume_is_x_y_z():
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_grid_first_made_in_inference_mode_still_trains(name):
-    transform, size = TRANSFORMS[name](), (3, 97)  # a size no other test caches
-    regular_grid.cache_clear()
+    transform, size = (
+        TRANSFORMS[name](),
+        (3, 97 + list(TRANSFORMS).index(name)),
+    )  # a size no other test caches
     with torch.inference_mode():
         transform.grid(transform.identity()[None], size)
     theta = transform.identity()[None].requires_grad_()
@@ -189,6 +191,21 @@ def test_affine_by_hand():
     """Paper eq. 1: x = a x' + b y' + tx, y = c x' + d y' + ty."""
     theta, points = torch.tensor([[1.0, 2, 3, 4, 5, 6]]), torch.tensor([[0.5, -0.25], [0, 0]])
     assert Affine().map_points(theta, points).tolist() == [[[3.0, 6.75], [3.0, 6.0]]]
+
+
+def test_in_an_image_that_is_not_square_a_rotation_needs_the_ratio_of_the_sides():
+    """Distances in pixels are kept by the matrix of Affine's docstring, and not by a plain rotation."""
+    height, width, angle = 20, 50, 0.6
+    cos, sin = np.cos(angle), np.sin(angle)
+    pixels = torch.tensor([width / 2, height / 2], dtype=torch.float64)
+    for matrix, kept in (
+        ([cos, -sin * height / width, 0, sin * width / height, cos, 0], True),
+        ([cos, -sin, 0, sin, cos, 0], False),
+    ):
+        grid = Affine().grid(torch.tensor([matrix], dtype=torch.float64), (height, width))[0] * pixels
+        sides = torch.stack([(grid[0, 0] - grid[0, -1]).norm(), (grid[0, 0] - grid[-1, 0]).norm()])
+        expected = torch.tensor([width - 1.0, height - 1.0], dtype=torch.float64)
+        assert torch.allclose(sides, expected) == kept
 
 
 def test_attention_is_the_affine_map_of_equation_2():
