@@ -172,7 +172,7 @@ def _gain(one: Judgement, finding: Finding) -> list[str]:
 
 def _level(one: Judgement, finding: Finding) -> list[str]:
     assert isinstance(finding.part, Level)
-    return [*_ours_and_paper(one, finding), _range(finding.part.above, math.inf)]
+    return [*_ours_and_paper(one, finding), _range(finding.part.above, finding.part.below)]
 
 
 def _ratio(one: Judgement, finding: Finding) -> list[str]:

@@ -191,7 +191,7 @@ def _finding(
             what = f"{count} configurations, 1 needed" if count else "no run"
             return Finding(part, OPEN, f"{network.name}: {what}", None, means, {}, behind)
     if isinstance(part, Level):
-        return _judged(part, means[0], part.above, math.inf, means, {}, behind)
+        return _judged(part, means[0], part.above, part.below, means, {}, behind)
     first, second = ({run.seed: run for run in each} for each in runs)
     seeds = sorted(first.keys() & second.keys())
     if not seeds:

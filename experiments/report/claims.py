@@ -56,10 +56,11 @@ class Gain:
 
 @dataclass(frozen=True)
 class Level:
-    """The mean over seeds of one network: the claim is that it lies above a bound."""
+    """The mean over seeds of one network: the claim is that it lies between two bounds."""
 
     runs: Runs
-    above: float
+    above: float = -math.inf
+    below: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -184,11 +184,6 @@ CLAIMS = (
         f"{MARGIN_R:g} points of test error or more. {MARGIN}",
     ),
     Claim(
-        4,
-        "Digits are turned upright although nobody says what upright is: the pose is the mean of the training set.",
-        "section 4.1",
-    ),
-    Claim(
         5,
         "On translated and cluttered digits the order is ST-CNN, ST-FCN, CNN, FCN, the best first.",
         "section 4.1",

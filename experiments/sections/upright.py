@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from experiments.engine.interfaces import Batch
 from experiments.engine.task import Classification
-from experiments.report import Result, Row, Section, Table
+from experiments.report import Claim, Level, Result, Row, Runs, Section, Table
 from stn.datasets.distorted import TurnedDigits
 from stn.transforms import pose
 
@@ -204,4 +204,39 @@ def draw(model: nn.Module, data: TurnedDigits, folder: Path, title: str) -> dict
     return aligned_digits(model, data, folder, title)
 
 
-SECTION = Section(name="upright", tables=(UPRIGHT, CLASSES), draw=draw)
+def distance(middle: int, max_angle: int) -> Runs:
+    """How far the mean pose lies from the middle of a training range, degrees."""
+    row = row_of_range(middle, max_angle)
+
+    def value(result: Result) -> float | None:
+        where = place(result)
+        return (
+            abs((result.metric(f"test_{MEAN}") - middle + 180) % 360 - 180)
+            if where and where[0] == row
+            else None
+        )
+
+    return Runs(f"{row[0]} degrees: distance of the mean pose from {middle} degrees", value, decimals=1)
+
+
+def concentration(result: Result) -> float | None:
+    """Of the poses, where the training has all angles."""
+    where = place(result)
+    all_angles = where is not None and where[0] == row_of_range(0, 180)
+    return result.metric(f"test_{CONCENTRATION}") if all_angles else None
+
+
+NEAR, LOOSE = 15.0, 0.5  # degrees; mean resultant length
+CLAIM = Claim(
+    4,
+    "Digits are turned upright although nobody says what upright is: the pose is the mean of the training set.",
+    "section 4.1",
+    (
+        *(Level(distance(*one), below=NEAR) for one in RANGES if one[1] < 180),
+        Level(Runs("-180 to 180 degrees: concentration of the pose", concentration), below=LOOSE),
+    ),
+    f"The mean pose follows the middle of the range if it lies within {NEAR:g} degrees of it. Where all angles are "
+    f"trained there is no mean, and no pose that all digits share if the concentration is below {LOOSE:g}.",
+)
+
+SECTION = Section(name="upright", tables=(UPRIGHT, CLASSES), draw=draw, claims=(CLAIM,))

@@ -159,6 +159,8 @@ def test_a_level():
     part = Level(runs_in(TABLE, ST, "exp_a"), 75.0)
     for values, verdict in (((99, 100, 100), HOLDS), ((9, 10, 11), FAILS), ((70, 80, 90), OPEN)):
         assert only(part, runs(ST, values)).verdict == verdict
+    low = Level(runs_in(TABLE, ST, "exp_a"), below=75.0)
+    assert [only(low, runs(ST, values)).verdict for values in ((99, 100, 100), (9, 10, 11))] == [FAILS, HOLDS]
     assert only(part, runs(ST, [99.0])).reason == "1 seed, 3 needed"
     assert only(part, []).reason == "ST-CNN affine, A: no run"
 

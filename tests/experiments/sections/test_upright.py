@@ -1,6 +1,7 @@
 """The angle that a transformer leaves: its sign by torchvision, its statistics by scipy, the run and the tables."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,13 @@ from experiments.engine.result import Result
 from experiments.engine.run import run
 from experiments.report import details, render
 from experiments.sections.upright import (
+    CLAIM,
     CLASSES,
     ROWS,
     UPRIGHT,
     circular,
+    concentration,
+    distance,
     overrides,
     place,
     poses,
@@ -140,6 +144,21 @@ def test_runs_measure_the_pose_keep_the_angles_and_stand_in_both_tables(configur
         next(line for line in second if line.startswith("| 0 to 180")).split("|")[5].strip()[:6] == "180.00"
     )
     assert any(line.startswith("- 2 runs;") for line in first)
+
+
+def test_the_claim_asks_how_far_the_mean_pose_is_from_the_middle_of_the_range():
+    def finished(middle, max_angle, mean):
+        metrics = {"test_pose_mean_degrees": mean, "test_pose_concentration": 0.25}
+        distort = {"middle": middle, "max_angle": max_angle}
+        config = {"dataset": {"distort": distort}}
+        return SimpleNamespace(experiment="upright", metrics=metrics, config=config, metric=metrics.get)
+
+    assert distance(-90, 90).value(finished(-90, 90, -83.0)) == 7
+    assert distance(0, 135).value(finished(0, 135, 175.0)) == 175
+    assert distance(90, 90).value(finished(90, 90, -175.0)) == 95  # across 180 degrees
+    assert distance(90, 90).value(finished(0, 90, 90.0)) is None
+    assert concentration(finished(0, 180, 3.0)) == 0.25 and concentration(finished(0, 90, 3.0)) is None
+    assert [part.below for part in CLAIM.parts] == [15.0] * 5 + [0.5]
 
 
 def test_several_transformers_have_numbers_of_their_own_and_none_has_none(configure):
