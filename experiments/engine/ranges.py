@@ -130,6 +130,7 @@ RANGES: Mapping[str, Range] = {
     "dataset.test_share": Range(above=0, below=1),
     "dataset.distort.canvas": _whole(8),
     "dataset.distort.max_angle": Range(low=0, high=180),
+    "dataset.distort.middle": Range(low=-180, high=180),
     "dataset.distort.scale": Range(above=0, many=2, rising=True),
     "dataset.distort.std": AT_LEAST_0,
     "dataset.distort.reach": PART,

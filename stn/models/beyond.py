@@ -49,7 +49,8 @@ class SharedSTN(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         _, seen, _ = self.classifier.activations(self._pooled(image))
-        warped, theta = self.transformers(image, seen)  # (B, 1, C, H, W), (B, 1, num_params)
+        features = seen.flatten(1)[:, :, None, None]  # (B, width * h * w, 1, 1)
+        warped, theta = self.transformers(image, features)  # (B, 1, C, H, W), (B, 1, num_params)
         logits, _ = self.classifier(self._pooled(warped[:, 0]))
         return logits, {"theta": theta, "warped": warped}
 

@@ -58,7 +58,10 @@ def test_help_lists_what_can_be_chosen_and_imports_no_torch(call):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.endswith("False\n"), done.stderr
-    assert "experiment: colocalisation, cub_2st_224" in done.stdout and " _birds" not in done.stdout
+    assert (
+        "experiment: colocalisation, cub_2fixed_448, cub_2st_224" in done.stdout
+        and " _birds" not in done.stdout
+    )
     assert "\nbackbone: googlenet, mobilenet_v2, resnet18, resnet50\n" in done.stdout
     root = done.stdout.split("== Configuration")[1].split("\n")
     assert not {"pool:", "fast:", "smoke:", "images:", "root:"} & {line.split(" ")[0] for line in root}

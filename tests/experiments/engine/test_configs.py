@@ -66,7 +66,10 @@ def test_volumes_train_two_steps_with_every_model(configure, model):
             "ThinPlateSpline do not compose to one of its kind: choose",
         ),
         (("model=st_cnn_iterated", "transform=translation"), "Translation with scale 1"),
-        (("model=st_cnn_iterated", "model.looks=0"), "looks is at least 1"),
+        (
+            ("model=st_cnn_iterated", "model.looks=0"),
+            "model.looks=0 is not valid: it is a whole number from 1",
+        ),
     ],
 )
 def test_a_network_that_does_not_fit_says_what_to_choose(configure, overrides, message):

@@ -51,9 +51,9 @@ def test_the_nearest_runs_say_it_and_are_named():
         return found and (round(found.seconds), str(found))
 
     assert say() is None
-    assert say(column) == (300, "~5 min (from ST-FCN affine on P in fast)")  # 30 times the images
-    assert say(column, transform) == (600, "~10 min (from ST-FCN TPS in fast)")
-    assert say(column, transform, schedule) == (1200, "about 20 min (from fast)")
+    assert say(column) == (188, "~3 min (from ST-FCN affine on P in fast)")  # 18.75 times the images
+    assert say(column, transform) == (250, "~4 min (from ST-FCN TPS in fast)")  # 12.5 times
+    assert say(column, transform, schedule) == (500, "about 8 min (from fast)")
     assert say(column, transform, schedule, *cell) == (1000, "about 17 min")
 
 

@@ -115,7 +115,7 @@ def test_all_is_every_table_seed_by_seed_and_row_by_row_no_run_twice(tmp_path):
     runs = plan(tmp_path, "all", "fast", (0, 1))
     assert [run.seed for run in runs] == [0] * (len(runs) // 2) + [1] * (len(runs) // 2)
     first = [run.published.parent.name for run in runs if run.seed == 0]
-    assert first[:9] == [
+    assert first[:10] == [
         "mnist_r",
         "mnist_rts",
         "mnist_p",
@@ -123,11 +123,12 @@ def test_all_is_every_table_seed_by_seed_and_row_by_row_no_run_twice(tmp_path):
         "mnist_tc",
         "mnist_p_literal",
         "mnist_e_corners",
+        "upright",
         "mnist_addition",
         "colocalisation",
     ]
     labels = [run.label for run in runs]
-    assert len({*labels}) == len(runs) == 2 * (8 * 4 + 4 + 2 * 4 + 8 + 2 * 10 + 6 + 2 * 2 + 4 * 2)
+    assert len({*labels}) == len(runs) == 2 * (8 * 4 + 4 + 2 * 4 + 6 + 8 + 2 * 10 + 6 + 2 * 2 + 4 * 2)
     order = [run.label for run in unfinished(runs)]  # in which they are trained
     crops = next(i for i, label in enumerate(order) if label.startswith("colocalisation/"))
     assert set(order) - set(labels) == {EMBEDDING}  # the network that describes crops is no cell of a table
@@ -323,6 +324,7 @@ def test_what_a_cell_trains_stands_in_that_cell(name, tmp_path):
                 model=cfg.model.name,
                 transform=transform_name(cfg),
                 config=identity(cfg),
+                metrics=dict.fromkeys((table.metric, *table.metrics.values()), 0.0),
             )
             assert table.place(result) == (row, column)
 
