@@ -42,7 +42,7 @@ def place(result: Result) -> tuple[Row, str] | None:
     if result.experiment != "upright" or f"test_{MEAN}" not in result.metrics:
         return None
     distort = result.config["dataset"]["distort"]
-    return row_of_range(distort["middle"], distort["max_angle"]), "error"
+    return row_of_range(distort.get("middle", 0), distort["max_angle"]), "error"
 
 
 def place_classes(result: Result) -> tuple[Row, str] | None:
