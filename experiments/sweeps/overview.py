@@ -76,7 +76,7 @@ def missing(
     estimate = Estimator(finished, device, list(TABLES.values()))
     found: dict[tuple[str, str], list[float | None]] = {}
     for name, table in TABLES.items():
-        for trainer in ("paper", "fast"):
+        for trainer in dict.fromkeys(table.trainers.get(one, one) for one in ("paper", "fast")):
             jobs = plan(name, trainer=trainer, seeds=seeds, results=ROOT / "results")
             each = [estimate(job, whole=True) for job in jobs if config_hash(job.identity) not in known]
             schedule = str(jobs[0].cfg.trainer.name)
