@@ -57,6 +57,7 @@ ADDITION = Table(
     rows=ROWS,
     paper=PAPER,
     source="Jaderberg et al. 2015, appendix A.1, Table 4",
+    trainers={"paper": "paper_addition"},
     priority=PRIORITY,
 )
 

@@ -167,6 +167,13 @@ def test_a_schedule_takes_its_own_values_alone():
     assert configuration([]).task.label_smoothing == 0.0  # the paper's schedule
 
 
+@pytest.mark.parametrize("experiment", ["mnist_rts", "mnist_addition", "cub_2st_448"])
+def test_the_papers_schedule_is_sgd(experiment):
+    cfg = configuration([f"experiment={experiment}"])
+    assert (cfg.trainer.name, cfg.optimizer._target_) == ("paper", "torch.optim.SGD")
+    assert cfg.optimizer.lr == (0.1 if experiment == "cub_2st_448" else 0.01)
+
+
 def test_pooling_is_the_experiments_and_only_of_networks_with_transformers():
     assert configuration(["experiment=mnist_rts", "model=st_fcn"]).model.pool == 2
     assert configuration(["experiment=mnist_r", "model=st_cnn"]).model.pool == 1
