@@ -297,7 +297,7 @@ def test_bad_budgets(text):
     ("arguments", "message"),
     [
         (["tc", "--seeds", "a"], "is not a list of seeds"),
-        (["tc", "--trainer", "fats"], "choose one of fast, paper, paper_birds, smoke"),
+        (["tc", "--trainer", "fats"], "choose one of fast, paper, paper_addition, paper_birds, smoke"),
         (["tc", "optimizer.lr=1"], "would change what a cell measures"),
         (["tc", "--budget", "soon"], "is not a time"),
         (["tc", "--jobs", "0"], "is a whole number from 1"),
