@@ -24,6 +24,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "data" / "README.md",
+    ROOT / "weights" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -131,6 +132,7 @@ def test_the_strict_build_refuses_broken_links_pictures_anchors_and_unknown_name
         "LICENSE",
         "mkdocs.yml",
         "data/README.md",
+        "weights/README.md",
     ):
         (copy / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, copy / name)

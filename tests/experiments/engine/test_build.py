@@ -237,7 +237,8 @@ def test_the_papers_decay_divides_by_ten():
         (["trainr=fast"], "Did you mean trainer?"),
         (
             ["trainer=fst"],
-            "trainer=fst: there is no such trainer. Did you mean fast? Valid: fast, paper, paper_addition, paper_birds, smoke.",
+            "trainer=fst: there is no such trainer. Did you mean fast? "
+            "Valid: fast, paper, paper_addition, paper_birds, smoke.",
         ),
         (["experiment=mnist_rts,mnist_x"], "experiment=mnist_x"),
         (["trainer.iteratons=3"], "Did you mean trainer.iterations? Valid: trainer.batch_size"),

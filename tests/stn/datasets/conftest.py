@@ -1,6 +1,5 @@
-"""What several files test with: the digits of scikit-learn, MNIST where it is, image files, and drawn birds."""
+"""What several files test with: the digits of scikit-learn, image files, and drawn birds."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -9,28 +8,12 @@ import pytest
 from PIL import Image
 
 from stn.datasets.digits import Digits, load_digits
-from stn.datasets.mnist import load_mnist
 from stn.datasets.toy_birds import toy_birds
-from stn.files import DataNotFoundError
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="session")
 def embedded() -> Digits:
     return load_digits()
-
-
-@pytest.fixture(scope="session")
-def real() -> Digits:
-    """MNIST from STN_DATA_DIR, ./data, or a folder shared beside the repository."""
-    for folder in (os.environ.get("STN_DATA_DIR"), ROOT / "data", ROOT.parent / "shared" / "data"):
-        if folder:
-            try:
-                return load_mnist(folder, download=False)
-            except DataNotFoundError:
-                continue
-    pytest.skip("no MNIST in STN_DATA_DIR or data/")
 
 
 @pytest.fixture

@@ -1,0 +1,24 @@
+"""MNIST, for the tests that need it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stn.datasets.digits import Digits
+from stn.datasets.mnist import load_mnist
+from stn.files import DataNotFoundError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real() -> Digits:
+    """MNIST from STN_DATA_DIR, ./data, or a folder shared beside the repository."""
+    for folder in (os.environ.get("STN_DATA_DIR"), ROOT / "data", ROOT.parent / "shared" / "data"):
+        if folder:
+            try:
+                return load_mnist(folder, download=False)
+            except DataNotFoundError:
+                continue
+    pytest.skip("no MNIST in STN_DATA_DIR or data/")
