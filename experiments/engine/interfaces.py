@@ -100,6 +100,11 @@ class Task:
             share: share of the training that is done, 0 to 1.
         """
 
+    @property
+    def paced(self) -> bool:
+        """Whether `at` changes anything: the same step is then another one in a longer training."""
+        return type(self).at is not Task.at
+
     def to(self, device: torch.device) -> None:
         """Moves the task's own tensors and networks to the device."""
 

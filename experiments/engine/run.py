@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from experiments.engine import checkpoint, identity, rundir
+from experiments.engine import checkpoint, identity, longer, rundir
 from experiments.engine.build import UserError, build, with_arguments
 from experiments.engine.compute import DEVICES, PRECISIONS, choose
 from experiments.engine.distributed import Group, process_group
@@ -246,6 +246,9 @@ def _prepare(cfg: DictConfig, folder: Path, group: Group) -> _Prepared:
         raise UserError(str(error)) from error
     training = Training(model, task, optimizer, schedule, stream, compute, group)
     best = checkpoint.Best(folder / "best.pt")
+    if group.first:
+        longer.adopt(folder, cfg, task)
+    group.broadcast(None)  # the others wait for the checkpoint
     state, path = checkpoint.load_last(folder, compute.device)
     if state is not None:
         _resume(training, state, f"{path}", cfg.trainer.iterations)

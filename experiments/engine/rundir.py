@@ -136,9 +136,15 @@ def run_dir(cfg: DictConfig, overrides: Overrides | Iterable[str] = ()) -> Path:
     folder = group / run_name(cfg, overrides) / seed
     if folder.exists():
         return folder
-    held = sorted(group.glob(f"{glob.escape(_network(cfg))}*/{seed}/config.json"))
+    held = alike(cfg)
     ours = identity(cfg) if held else None
     return next((path.parent for path in held if _identity_in(path, path.stat().st_mtime_ns) == ours), folder)
+
+
+def alike(cfg: DictConfig) -> list[Path]:
+    """The config.json of all runs of one experiment, network, schedule and seed, whatever else they have."""
+    group = Path(cfg.output_dir) / cfg.experiment
+    return sorted(group.glob(f"{glob.escape(_network(cfg))}*/seed_{cfg.seed}/config.json"))
 
 
 @lru_cache(maxsize=10_000)

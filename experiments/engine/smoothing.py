@@ -55,6 +55,11 @@ class SmoothedClassification(Classification):
         # float64, so that the products with it are rounded as with a Python number.
         self.sigma = torch.tensor(smoothing[0] if smoothing else 0.0, dtype=torch.float64)
 
+    @property
+    def paced(self) -> bool:
+        """Whether there is a sigma, which falls over the training."""
+        return self.smoothing is not None
+
     def at(self, model: nn.Module, share: float) -> None:
         """Sets sigma for the next step.
 
