@@ -27,7 +27,19 @@ def schedule_value(key: str, default: Any, *, _root_: DictConfig) -> Any:
     return OmegaConf.select(_root_, f"schedules.{_root_.trainer.name}.{key}", default=default)
 
 
+def weights_of(run: str | None) -> str | None:
+    """`${weights_of:FOLDER}`: the sha256 of a run's weights; null of null."""
+    if run is None:
+        return None
+    from experiments.engine.initial import (
+        weights_sha256,
+    )  # it imports torch, which train.py --help does not need
+
+    return weights_sha256(run)
+
+
 OmegaConf.register_new_resolver("schedule", schedule_value, replace=True)
+OmegaConf.register_new_resolver("weights_of", weights_of, replace=True)
 OmegaConf.register_new_resolver("usual_jobs", usual_jobs, replace=True)  # in configs/launcher
 
 

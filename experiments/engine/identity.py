@@ -32,6 +32,11 @@ NOT_IDENTITY: dict[str, str] = {
     "*.circumstances": "earlier runs: the circumstances of a run that this one needs",
 }
 
+# Keys that decide, and are not stored: places on one machine. What was there stands under another key.
+NOT_STORED: dict[str, str] = {
+    "init_from": "the weights there stand in init_weights",
+}
+
 # Keys of the root whose values reach the result only through other keys, which the identity has.
 SOURCES: dict[str, str] = {
     "transform": "stands in the model, where the model has a transformer",
@@ -47,6 +52,8 @@ SOURCES: dict[str, str] = {
 
 # Dotted key -> the value that equals its absence: keys that were added after results had been published.
 ADDED: dict[str, Any] = {
+    "init_weights": None,
+    "init_without": None,
     "optimizer.pretrained_lr": None,
     "task.smoothing": None,
     "task.label_smoothing": 0.0,
@@ -114,8 +121,8 @@ def stored(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 
     `_target_` keeps the dotted name, so that the objects can be built again.
     """
-    plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-    return _kept(plain)
+    plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    return _kept({key: value for key, value in plain.items() if key not in NOT_STORED})
 
 
 def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""More steps than a run had: a longer run goes on from the checkpoint of a shorter one whose steps are its first ones."""
+"""A longer run goes on from the checkpoint of a shorter one whose steps are its first ones."""
 
 import json
 import logging
@@ -80,7 +80,7 @@ def _but_length(config: dict[str, Any]) -> dict[str, Any]:
 def _passed(folder: Path, iterations: int, cfg: DictConfig) -> dict[str, Any] | None:
     """The newest checkpoint of a run that a longer one comes through too.
 
-    At its last step a run also logs and validates, and keeps the best weights. The longer one does so only at multiples.
+    At its last step a run also logs, validates and keeps the best weights. The longer one does so at multiples only.
     """
     every = cfg.trainer.val_every if cfg.dataset.get("val_size") else cfg.trainer.log_every
     for name in (checkpoint.LAST, checkpoint.BEFORE):

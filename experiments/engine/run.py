@@ -24,6 +24,7 @@ from experiments.engine.distributed import Group, process_group
 from experiments.engine.durations import duration
 from experiments.engine.files import write_atomically
 from experiments.engine.history import History
+from experiments.engine.initial import check_initial, load_initial
 from experiments.engine.interfaces import Data, Section, Task
 from experiments.engine.loop import Cadence, Observer, Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
@@ -82,6 +83,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: names the key and the valid values.
     """
+    check_initial(cfg)  # before its interpolation is resolved, which gives errors without a sentence
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise UserError(f"This experiment does not run without {missing[0]}: give {missing[0]}=VALUE.")
@@ -254,6 +256,8 @@ def _prepare(cfg: DictConfig, folder: Path, group: Group) -> _Prepared:
         _resume(training, state, f"{path}", cfg.trainer.iterations)
         best.state = state.get("best")
         log.info("Resuming %s at step %d.", folder, training.step)
+    elif cfg.get("init_from") is not None:
+        load_initial(model, cfg.init_from, cfg.get("init_without"))
     if not group.first:  # dropout differs from process to process
         torch.manual_seed(stream_seed(cfg.seed, f"process {group.rank} from step {training.step}"))
     return _Prepared(cfg, folder, data, training, best, _facts(cfg, data, training))

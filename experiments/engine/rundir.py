@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.engine.build import UserError
-from experiments.engine.configuration import Files, composing, groups
+from experiments.engine.configuration import Files, composing, groups, weights_of
 from experiments.engine.files import write_json
 from experiments.engine.identity import decides, differences, identity, stored, transform_name
 from experiments.engine.overrides import Overrides, word
@@ -110,6 +110,8 @@ def _spelt(override: Override) -> str:
     """key=value, or ~key, with no character that a folder's name cannot have."""
     key = override.get_key_element().lstrip("+")
     value = override.value()
+    if key == "init_from" and value is not None:  # by what is there, as in the identity
+        value = weights_of(value)[:8]
     text = value if isinstance(value, str) else word("", _number(value)).removeprefix("=")
     return (key if override.is_delete() else f"{key}={text}").replace("/", "_").replace(" ", "")
 
