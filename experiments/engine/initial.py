@@ -97,7 +97,7 @@ def load_initial(model: nn.Module, run: str, without: str | None = None) -> None
 
 
 def _checkpoint(run: str | Path) -> Path:
-    path = Path(run) / checkpoint.LAST
+    path = Path(str(run)) / checkpoint.LAST  # a folder's name may look like a number
     if not path.is_file():
         raise UserError(
             f"init_from={run} has no {checkpoint.LAST}: give the directory of a run that has trained."

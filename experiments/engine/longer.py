@@ -18,7 +18,7 @@ from experiments.engine.interfaces import Task
 log = logging.getLogger(__name__)
 
 
-def adopt(folder: Path, cfg: DictConfig, task: Task) -> None:
+def adopt(folder: Path, cfg: DictConfig, task: Task, *, validates: bool) -> None:
     """Puts the checkpoint of a shorter run into a run directory that has none, where training goes on from it.
 
     The shorter run is of the same experiment and seed in the same output_dir, and differs in `trainer.iterations`
@@ -30,17 +30,19 @@ def adopt(folder: Path, cfg: DictConfig, task: Task) -> None:
         folder: the run directory.
         cfg: of the run.
         task: of the run.
+        validates: whether images are held out, on which it is validated.
     """
     if any((folder / name).exists() for name in (checkpoint.LAST, checkpoint.BEFORE)):
         return
     found = sorted(_shorter(folder, cfg), key=lambda one: one[1]["iterations"], reverse=True)
     ours, refusals = identity(cfg)["trainer"], []
+    every = cfg.trainer.val_every if validates else cfg.trainer.log_every
     for theirs, trainer in found:
         if changed := differences({"schedule": trainer["schedule"]}, {"schedule": ours["schedule"]}):
             why = f"trainer.{', trainer.'.join(changed)} gives each step another learning rate"
         elif task.paced:
             why = f"{type(task).__name__} follows the share of the training that is done"
-        elif (state := _passed(theirs, trainer["iterations"], cfg)) is None:
+        elif (state := _passed(theirs, trainer["iterations"], every)) is None:
             continue
         else:
             _take(theirs, state, folder)
@@ -77,12 +79,12 @@ def _but_length(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "trainer": trainer}
 
 
-def _passed(folder: Path, iterations: int, cfg: DictConfig) -> dict[str, Any] | None:
+def _passed(folder: Path, iterations: int, every: int) -> dict[str, Any] | None:
     """The newest checkpoint of a run that a longer one comes through too.
 
-    At its last step a run also logs, validates and keeps the best weights. The longer one does so at multiples only.
+    At its last step a run also logs, validates and keeps the best weights. The longer one does so at multiples of
+    `every` only.
     """
-    every = cfg.trainer.val_every if cfg.dataset.get("val_size") else cfg.trainer.log_every
     for name in (checkpoint.LAST, checkpoint.BEFORE):
         try:
             state = checkpoint.load(folder / name)

@@ -1,7 +1,6 @@
 """One run, from a configuration to result.json."""
 
 import contextlib
-import json
 import logging
 import signal
 import threading
@@ -26,6 +25,7 @@ from experiments.engine.files import write_atomically
 from experiments.engine.history import History
 from experiments.engine.initial import check_initial, load_initial
 from experiments.engine.interfaces import Data, Section, Task
+from experiments.engine.loading import MADE_FOR, load_weights, made_for, make_network, read_run
 from experiments.engine.loop import Cadence, Observer, Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
 from experiments.engine.provenance import git_revision, refuse_secrets, versions
@@ -138,13 +138,7 @@ def assemble(cfg: DictConfig, device: torch.device) -> tuple[Any, nn.Module]:
     """
     torch.manual_seed(cfg.seed)
     data: Data = build(cfg.dataset, seed=cfg.seed, device=device)
-    classes = {} if data.num_classes is None else {"num_classes": data.num_classes}
-    model: nn.Module = build(cfg.model, in_shape=data.in_shape, **classes).to(device)
-    if cfg.trainer.precision != "plain":
-        for layer in model.modules():  # one by one: the format does not exist for volumes
-            if isinstance(layer, nn.Conv2d):
-                layer.to(memory_format=torch.channels_last)
-    return data, model
+    return data, make_network(cfg, data.in_shape, data.num_classes, device)
 
 
 def load_run(
@@ -166,24 +160,9 @@ def load_run(
     Raises:
         UserError: one of the files is missing, damaged, or names what is not `build.offered`.
     """
-    folder = Path(folder)
-    for name in ("config.json", checkpoint.LAST):
-        if not (folder / name).exists():
-            raise UserError(f"{folder} has no {name}: give the directory of a run that has trained.")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read ({error}).") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.json'} is no configuration of a run.")
+    config, state = read_run(folder)
     data, model = assemble(OmegaConf.create(with_arguments(config, arguments)), torch.device("cpu"))
-    path = (
-        folder / checkpoint.LAST
-    )  # and no other: an earlier checkpoint would not be what result.json is about
-    try:
-        model.load_state_dict(checkpoint.load(path)["model"])
-    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-        raise UserError(f"{path} holds no weights of the network that config.json names.") from error
+    load_weights(model, state, folder)
     return data, model.eval(), config
 
 
@@ -249,7 +228,7 @@ def _prepare(cfg: DictConfig, folder: Path, group: Group) -> _Prepared:
     training = Training(model, task, optimizer, schedule, stream, compute, group)
     best = checkpoint.Best(folder / "best.pt")
     if group.first:
-        longer.adopt(folder, cfg, task)
+        longer.adopt(folder, cfg, task, validates=data.val is not None)
     group.broadcast(None)  # the others wait for the checkpoint
     state, path = checkpoint.load_last(folder, compute.device)
     if state is not None:
@@ -331,6 +310,7 @@ class _Recorder(Observer):
 
     def checkpoint(self) -> None:
         state, best = self.run.training.state_dict(), self.run.best
+        state[MADE_FOR] = made_for(self.run.data)
         checkpoint.save_last(self.run.folder, state | ({"best": best.state} if best.state else {}))
         best.save()  # after last.pt: a kill in between loses nothing, since last.pt has the weights too
 

@@ -110,8 +110,8 @@ def _spelt(override: Override) -> str:
     """key=value, or ~key, with no character that a folder's name cannot have."""
     key = override.get_key_element().lstrip("+")
     value = override.value()
-    if key == "init_from" and value is not None:  # by what is there, as in the identity
-        value = weights_of(value)[:8]
+    if key == "init_from" and isinstance(value, str):  # by what is there, as in the identity
+        value = str(weights_of(value))[:8]
     text = value if isinstance(value, str) else word("", _number(value)).removeprefix("=")
     return (key if override.is_delete() else f"{key}={text}").replace("/", "_").replace(" ", "")
 

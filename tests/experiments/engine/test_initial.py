@@ -14,7 +14,7 @@ from experiments.engine.initial import load_initial, weights_sha256
 from experiments.engine.result import Result
 from experiments.engine.run import run
 from experiments.sections import SECTIONS
-from tests.experiments.engine.test_run import assert_same_weights, untimed, weights
+from tests.experiments.engine.test_run import untimed, weights
 
 FIRST = ("experiment=mnist_r", "model=cnn", "trainer.snapshot_every=4")
 

@@ -81,7 +81,7 @@ def test_what_differs_or_is_damaged_is_none_to_go_on_from(configure, tmp_path, c
     def goes_on(*words: str) -> bool:
         new = tmp_path / "new"
         shutil.rmtree(new, ignore_errors=True)
-        longer.adopt(new, configure(*PAPER, "trainer.iterations=6", *words), Classification())
+        longer.adopt(new, configure(*PAPER, "trainer.iterations=6", *words), Classification(), validates=False)
         return (new / "last.pt").exists()
 
     assert goes_on()
@@ -102,7 +102,7 @@ def test_what_differs_or_is_damaged_is_none_to_go_on_from(configure, tmp_path, c
 def test_a_run_with_a_checkpoint_of_its_own_resumes_that(tmp_path, configure, caplog):
     caplog.set_level("INFO")
     checkpoint.save(tmp_path / "last.pt", {"step": 1})
-    longer.adopt(tmp_path, configure(*PAPER), Classification())
+    longer.adopt(tmp_path, configure(*PAPER), Classification(), validates=False)
     assert checkpoint.load(tmp_path / "last.pt") == {"step": 1} and caplog.text == ""
 
 
@@ -112,7 +112,7 @@ def test_a_task_that_follows_the_share_of_the_training_says_so(configure, tmp_pa
     _, short = train(configure, *PAPER, "trainer.iterations=2")
     cfg = configure(*PAPER, "trainer.iterations=4")
     caplog.set_level("INFO")
-    longer.adopt(tmp_path / "new", cfg, SmoothedClassification([0.3, 0.1]))
+    longer.adopt(tmp_path / "new", cfg, SmoothedClassification([0.3, 0.1]), validates=False)
     assert f"{short} has trained 2 steps" in caplog.text
     assert "SmoothedClassification follows the share of the training that is done. This run" in caplog.text
     assert not (tmp_path / "new").exists()
