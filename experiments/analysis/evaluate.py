@@ -165,7 +165,7 @@ def _chosen(config: dict[str, Any], chosen: Overrides, words: Overrides) -> dict
     try:
         node = configuration([*first, *chosen.words, *words.words]).dataset
         if missing := sorted(OmegaConf.missing_keys(node)):
-            raise UserError(f"These data need dataset.{missing[0]}=VALUE.")
+            raise UserError(f"These data need {missing[0]}=VALUE.")
         dataset: Any = OmegaConf.to_container(node, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{' '.join(chosen.words)}: {str(error).splitlines()[0]}.") from error
@@ -193,7 +193,11 @@ def _complete(
     usual: Any = OmegaConf.to_container(around, resolve=True)
     past = ("init_weights", "init_without")  # of the training
     theirs = with_arguments({key: value for key, value in config.items() if key not in past}, where)
-    trainer = {**usual["trainer"], **theirs["trainer"], "log_every": 1}  # of which all other intervals are multiples
+    trainer = {
+        **usual["trainer"],
+        **theirs["trainer"],
+        "log_every": 1,
+    }  # of which all other intervals are multiples
     trainer["eval_batch_size"] = batch_size or trainer["eval_batch_size"]
     return OmegaConf.create({**usual, **theirs, "trainer": trainer})
 

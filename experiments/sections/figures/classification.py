@@ -14,6 +14,7 @@ from experiments.sections.figures.drawing import (
     draw_outline,
     save,
     show,
+    show_names,
     show_prediction,
     transformer_names,
     transforms_of,
@@ -22,20 +23,30 @@ from stn.transforms import pose
 
 
 @torch.inference_mode()
-def examples(model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, title: str) -> Path:
+def examples(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | None,
+    path: Path,
+    *,
+    title: str,
+    files: Sequence[str] = (),
+) -> Path:
     """Inputs with the outline of each window, warped outputs, predicted classes, in the layout of the paper's Table 1.
 
     Args:
         model: a classifier in eval mode; without transformers, inputs and classes are shown.
         images: (N, C, H, W) in [0, 1].
-        labels: (N,).
+        labels: (N,); None where they are not known.
         path: the picture, which is written.
         title: above it.
+        files: the name of each image, to be written above it; empty: none.
 
     Returns:
         The path.
     """
     predicted, aux, transforms = apply(model, images)
+    true = None if labels is None else labels.tolist()
     count, rows = len(images), 1 + len(transforms)
     figure = Figure(figsize=(1.05 * count + 0.9, 1.2 * rows + 0.75), layout="constrained")
     axes = figure.subplots(rows, count, squeeze=False)
@@ -45,7 +56,8 @@ def examples(model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, ti
             colour = COLOURS[k % len(COLOURS)]
             draw_outline(axes[0, i], transform, aux["theta"][i, k], images.shape[-2:], colour)
             show(axes[1 + k, i], aux["warped"][i, k])
-        show_prediction(axes[-1, i], str(int(predicted[i])), str(int(labels[i])))
+        show_prediction(axes[-1, i], str(int(predicted[i])), None if true is None else str(true[i]))
+    show_names(axes[0], files)
     for row, name in zip(axes, ["input", *transformer_names(len(transforms))], strict=True):
         row[0].set_ylabel(name, fontsize=10)
     figure.suptitle(title, fontsize=11)
@@ -206,7 +218,14 @@ def collect(
 
 @torch.inference_mode()
 def crops(
-    model: nn.Module, images: Tensor, labels: Tensor, names: Sequence[str], path: Path, *, title: str
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | None,
+    names: Sequence[str],
+    path: Path,
+    *,
+    title: str,
+    files: Sequence[str] = (),
 ) -> Path:
     """Images with one coloured outline a transformer, the crops beside, in the layout of the paper's Table 3.
 
@@ -216,6 +235,7 @@ def crops(
     each = 1 + len(transforms)
     pairs = 2 if len(images) % 2 == 0 else 1  # images in a row
     rows = len(images) // pairs
+    true = None if labels is None else labels.tolist()
     figure = Figure(figsize=(2.1 * each * pairs, 2.35 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, each * pairs, squeeze=False)
     for i in range(len(images)):
@@ -227,7 +247,9 @@ def crops(
             show(line[1 + k], aux["warped"][i, k])
             for spine in line[1 + k].spines.values():
                 spine.set(visible=True, color=colour, linewidth=2.5)
-        show_prediction(line[0], names[int(predicted[i])], names[int(labels[i])], size=9, separator="\n")
+        known = None if true is None else names[true[i]]
+        show_prediction(line[0], names[int(predicted[i])], known, size=9, separator="\n")
+        show_names(line[:1], files[i : i + 1])
     figure.suptitle(title, fontsize=11)
     return save(figure, path, dpi=min(80, 300 // each))  # PNG compresses camera images badly
 

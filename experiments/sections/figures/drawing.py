@@ -1,6 +1,6 @@
 """What all pictures are drawn with: images, the outlines of windows, predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stn import Transform
 
 COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#9b5de5")  # one a parallel transformer, in turn
+NAME = 20  # characters of an image's name
 LINES = 25  # points along a drawn line: straight lines of the output are curves in the input of a spline
 
 
@@ -62,11 +63,19 @@ def show(axes: Axes, image: Tensor) -> None:
         spine.set_visible(False)
 
 
-def show_prediction(axes: Axes, predicted: str, true: str, *, size: int = 11, separator: str = " ") -> None:
-    """Writes a predicted class below an image, in red and with the true class where it is another."""
-    right = predicted == true
+def show_prediction(
+    axes: Axes, predicted: str, true: str | None, *, size: int = 11, separator: str = " "
+) -> None:
+    """Writes a predicted class below an image, in red and with the true class where it is known, and another."""
+    right = true is None or predicted == true
     text = predicted if right else f"{predicted}{separator}(is {true})"
     axes.set_xlabel(text, color="black" if right else "#c1121f", fontsize=size)
+
+
+def show_names(row: Iterable[Axes], names: Sequence[str]) -> None:
+    """Writes the name of each image above it, the end of a long one."""
+    for axes, name in zip(row, names, strict=False):
+        axes.set_title(name if len(name) <= NAME else f"...{name[3 - NAME :]}", fontsize=6)
 
 
 def apply(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], list[Transform]]:
