@@ -130,12 +130,13 @@ def load_network(
         known = made_for(build(cfg.dataset, seed=cfg.seed, device="cpu"))
     try:
         in_shape, number = tuple(map(int, known["in_shape"])), known["num_classes"]
+        number = None if number is None else int(number)
         names = tuple(map(str, known["classes"])) or tuple(map(str, range(number or 0)))
-        model = make_network(cfg, in_shape, number, torch.device(device))
         step = int(state["step"])
-    except (AttributeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{Path(folder) / checkpoint.LAST} does not say what its network was made for."
         ) from error
+    model = make_network(cfg, in_shape, number, torch.device(device))
     load_weights(model, state, folder)
     return Trained(model.eval(), config, in_shape, number, names, step)

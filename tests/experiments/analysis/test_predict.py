@@ -29,7 +29,7 @@ def trained(tmp_path_factory) -> dict[str, Path]:
     )  # fmt: skip
     found = {}
     for name, words in (
-        ("digits", (*TINY, "experiment=mnist_rts", "model=2st_fcn", "optimizer.lr=0.01")),
+        ("digits", (*TINY, "experiment=mnist_rts", "model=2st_fcn")),
         ("plain", (*TINY, "experiment=mnist_r", "model=cnn")),
         ("sums", (*TINY, "experiment=mnist_addition", "model=fcn")),
         ("birds", ("experiment=cub_2st_448", *birds)),
@@ -54,11 +54,12 @@ def test_test_digits_as_files_are_classified_as_the_run_classified_them(trained,
     code, said, _ = script("predict.py", str(trained["digits"]), str(tmp_path / "digits"), "--out", str(out))
     assert code == 0 and said.startswith("60 images, the weights of step 4, the last: ")
     found, expected = rows(out), torch.load(trained["digits"] / "predictions.pt", weights_only=True)[:60]
-    assert [int(row["class"]) for row in found] == expected.tolist() and len(expected.unique()) > 1
+    assert [int(row["class"]) for row in found] == expected.tolist()
     assert [row["file"] for row in found] == [str(tmp_path / "digits" / f"{i:02d}.png") for i in range(60)]
     with torch.no_grad():
         logits, aux = model(data.test.images[:60].float() / 255)
     odds = [float(row["probability"]) for row in found]
+    assert len(set(odds)) > 50
     np.testing.assert_allclose(odds, logits.softmax(1).amax(1), rtol=1e-4)
     names = [f"st{k}_theta_{p}" for k in range(2) for p in range(6)]
     assert list(found[0]) == ["file", "class", "probability", *names]
@@ -71,7 +72,7 @@ def test_test_digits_as_files_are_classified_as_the_run_classified_them(trained,
 def test_test_photographs_as_files_get_the_classes_by_name_and_need_no_data(trained, tmp_path):
     cache = trained["birds"].parents[2] / "cache"
     data, _, _ = load_run(trained["birds"], {"cache_dir": str(cache)})
-    root = cache / "toy_birds"
+    root = next((cache / "toy_birds").rglob("images.txt")).parent
     images = dict(line.split() for line in (root / "images.txt").read_text().splitlines())
     tests = [
         line.split()[0]
@@ -150,7 +151,7 @@ def test_a_checkpoint_that_does_not_say_what_its_network_was_made_for_needs_the_
     Image.new("L", (28, 28)).save(tmp_path / "a.png")
     for known in ({"in_shape": "wide"}, {"in_shape": [1, 28, 28], "num_classes": "ten", "classes": []}, 7):
         checkpoint.save(folder / "last.pt", state | {"made_for": known})
-        with pytest.raises(UserError, match=r"does not say what its network was made for|num_classes"):
+        with pytest.raises(UserError, match="does not say what its network was made for"):
             predict_files(folder, [tmp_path / "a.png"], tmp_path / "out", {})
     checkpoint.save(folder / "last.pt", {key: value for key, value in state.items() if key != "made_for"})
     said, _ = predict_files(folder, [tmp_path / "a.png"], tmp_path / "out", {})
