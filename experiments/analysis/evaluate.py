@@ -18,7 +18,7 @@ from experiments.engine.identity import current_name, differences, identity, lea
 from experiments.engine.initial import weights_sha256
 from experiments.engine.interfaces import Data, Task
 from experiments.engine.loading import Trained, load_network
-from experiments.engine.overrides import Overrides
+from experiments.engine.overrides import Overrides, word
 from experiments.engine.provenance import git_revision, versions
 from experiments.engine.required import with_run_dirs
 from experiments.engine.result import Result
@@ -160,8 +160,9 @@ def _on_other_data(config: dict[str, Any], given: Overrides) -> tuple[dict[str, 
 
 
 def _chosen(config: dict[str, Any], chosen: Overrides, words: Overrides) -> dict[str, Any]:
-    """The data that train.py would have, of the run's experiment where no other is chosen."""
-    first = [] if "experiment" in chosen else [f"experiment={config['experiment']}"]
+    """The data that train.py would have, of the run's experiment or data set where only the other is chosen."""
+    run = {"experiment": config["experiment"], "dataset": config["dataset"]["name"]}
+    first = [word(key, value) for key, value in run.items() if key not in chosen]
     try:
         node = configuration([*first, *chosen.words, *words.words]).dataset
         if missing := sorted(OmegaConf.missing_keys(node)):

@@ -81,7 +81,7 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def make_network(
     cfg: DictConfig, in_shape: tuple[int, ...], num_classes: int | None, device: torch.device
-) -> nn.Module:
+) -> Any:  # not nn.Module: it is no target of a configuration
     """Builds the freshly initialised network of a configuration, as `interfaces.Network`."""
     classes = {} if num_classes is None else {"num_classes": num_classes}
     model: nn.Module = build(cfg.model, in_shape=in_shape, **classes).to(device)

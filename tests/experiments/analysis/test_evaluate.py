@@ -66,7 +66,7 @@ def test_on_other_data_it_is_measured_as_if_the_data_were_made_by_hand(folder):
     warped = DistortedDigits(
         load_digits(), lambda images, generator: elastic(images, generator, **options)
     ).test
-    found, _ = evaluate_run(folder, ["experiment=mnist_e", "dataset=digits", "device=cpu"])
+    found, _ = evaluate_run(folder, ["experiment=mnist_e", "device=cpu"])
     assert found.fingerprint == warped.fingerprint and any("elastic" in one for one in found.differs)
     assert found.metrics["test_error"] == pytest.approx(error(model, warped.images, warped.labels))
     found, path = evaluate_run(folder, ["+dataset.test_seed=1", "trainer.eval_batch_size=7"])
@@ -106,13 +106,13 @@ def test_other_test_images_than_those_of_the_result_are_no_secret(folder):
             r"max_angle=400 is not valid: it is a number from 0 to 180",
         ),
         ("dataset=digit", r"^dataset=digit: .*digit"),
-        ("experiment=own_images", r"These data need dataset\.root=VALUE"),
+        ("experiment=own_images", r"These data need dataset\.distort=VALUE"),
         ("device=gpu", "device=gpu is not valid: choose one of auto, cpu, cuda"),
     ],
 )
 def test_what_is_no_question_to_a_trained_network_is_refused(folder, word, message):
     with pytest.raises(UserError, match=message):
-        evaluate_run(folder, [word, *(["dataset=digits"] if word.startswith("experiment=mnist") else [])])
+        evaluate_run(folder, [word])
     assert not (folder / "evaluations").exists()
 
 
@@ -132,7 +132,7 @@ def test_what_is_no_question_to_a_trained_network_is_refused(folder, word, messa
 )
 def test_data_that_do_not_fit_the_network_are_refused(folder, word, message):
     with pytest.raises(UserError, match=message):
-        evaluate_run(folder, [word, "dataset=digits"])
+        evaluate_run(folder, [word])
 
 
 def photographs(root: Path, *classes: str) -> Path:
