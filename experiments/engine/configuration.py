@@ -31,9 +31,8 @@ def weights_of(run: str | None) -> str | None:
     """`${weights_of:FOLDER}`: the sha256 of a run's weights; null of null."""
     if run is None:
         return None
-    from experiments.engine.initial import (
-        weights_sha256,
-    )  # it imports torch, which train.py --help does not need
+    # torch: slow to import, and train.py --help needs none
+    from experiments.engine.initial import weights_sha256
 
     return weights_sha256(run)
 

@@ -81,7 +81,9 @@ def test_what_differs_or_is_damaged_is_none_to_go_on_from(configure, tmp_path, c
     def goes_on(*words: str) -> bool:
         new = tmp_path / "new"
         shutil.rmtree(new, ignore_errors=True)
-        longer.adopt(new, configure(*PAPER, "trainer.iterations=6", *words), Classification(), validates=False)
+        longer.adopt(
+            new, configure(*PAPER, "trainer.iterations=6", *words), Classification(), validates=False
+        )
         return (new / "last.pt").exists()
 
     assert goes_on()
