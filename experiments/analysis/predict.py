@@ -93,7 +93,7 @@ def predict_files(
                     digit = ImageOps.invert(digit) if invert else digit
                     bright += [str(file)] if _is_bright(digit) else []
                     image = np.asarray(prepare_digit(digit, side))[..., None]
-            except (OSError, ValueError):
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow raises all of these
                 unread.append(str(file))
                 continue
             images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
