@@ -24,6 +24,7 @@ from stn.files import list_problems
 
 DIGIT = 28  # pixels: a side of MNIST's images, which distortions place on their canvas
 BATCH = 50
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
 TABLE, PICTURE = "predictions.csv", "predictions.png"
 
 
@@ -93,7 +94,7 @@ def predict_files(
                     digit = ImageOps.invert(digit) if invert else digit
                     bright += [str(file)] if _is_bright(digit) else []
                     image = np.asarray(prepare_digit(digit, side))[..., None]
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow raises all of these
+            except UNREADABLE:
                 unread.append(str(file))
                 continue
             images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))

@@ -51,7 +51,7 @@ def adopt(folder: Path, cfg: DictConfig, task: Task, *, validates: bool) -> None
         refusals.append((theirs, trainer["iterations"], why))
     for theirs, iterations, why in refusals[:1]:
         log.info(
-            "%s has trained %d steps, but they are not the first of this run: %s. This run starts at step 0; "
+            "%s is a run of %d steps, but they are not the first of this run: %s. This run starts at step 0; "
             "init_from=%s starts it from those weights.",
             theirs, iterations, why, theirs,
         )  # fmt: skip

@@ -66,7 +66,7 @@ def test_of_a_schedule_that_follows_from_the_number_of_steps_it_says_why_not_and
     _, short = train(configure, "trainer.iterations=4")
     result, _ = train(configure, "trainer.iterations=8")
     assert (
-        f"{short} has trained 4 steps, but they are not the first of this run: trainer.schedule.iterations (4 -> 8) "
+        f"{short} is a run of 4 steps, but they are not the first of this run: trainer.schedule.iterations (4 -> 8) "
         f"gives each step another learning rate. This run starts at step 0; init_from={short} starts it from"
     ) in caplog.text
     assert "Resuming" not in caplog.text
@@ -115,6 +115,6 @@ def test_a_task_that_follows_the_share_of_the_training_says_so(configure, tmp_pa
     cfg = configure(*PAPER, "trainer.iterations=4")
     caplog.set_level("INFO")
     longer.adopt(tmp_path / "new", cfg, SmoothedClassification([0.3, 0.1]), validates=False)
-    assert f"{short} has trained 2 steps" in caplog.text
+    assert f"{short} is a run of 2 steps" in caplog.text
     assert "SmoothedClassification follows the share of the training that is done. This run" in caplog.text
     assert not (tmp_path / "new").exists()
