@@ -47,7 +47,7 @@ def publish_weights(
     """
     lines = [_publish(run, published, weights, arguments) for run in runs]
     write_sums(weights)
-    cards = {name: load_weights(weights / f"{name}.safetensors")[1] for name in pretrained_names(weights)}
+    cards = {name: load_weights(weights / f"{name}.safetensors")[0] for name in pretrained_names(weights)}
     write_atomically(weights / "README.md", lambda path: path.write_text(page(cards)))
     return lines
 
@@ -79,7 +79,7 @@ def _publish(run: Path, published: Path, weights: Path, arguments: Mapping[str, 
     trial = file.with_suffix(".trial")
     try:
         save_weights(trial, model, card)
-        metrics, predictions = Classification().evaluate(load_weights(trial)[0], data.test.batches(500))
+        metrics, predictions = Classification().evaluate(load_weights(trial)[1], data.test.batches(500))
     finally:
         trial.unlink(missing_ok=True)
     if not abs(metrics["error"] - card.published_error) <= TOLERANCE:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from stn.models import mnist
+from stn.models.mnist import cnn, fcn, st_cnn, st_fcn
 from stn.transforms import Affine, Attention, Projective, ThinPlateSpline, Transform, Translation
 
 __all__ = [
@@ -31,12 +31,7 @@ __all__ = [
 
 FOLDER = Path(__file__).resolve().parents[2] / "weights"
 SUMS = "SHA256SUMS"  # in the folder, as `sha256sum` writes and checks it
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "fcn": mnist.fcn,
-    "cnn": mnist.cnn,
-    "st_fcn": mnist.st_fcn,
-    "st_cnn": mnist.st_cnn,
-}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"fcn": fcn, "cnn": cnn, "st_fcn": st_fcn, "st_cnn": st_cnn}
 TRANSFORMS: dict[str, type[Transform]] = {
     kind.__name__: kind for kind in (Affine, Attention, Projective, ThinPlateSpline, Translation)
 }
@@ -104,14 +99,14 @@ def save_weights(path: str | Path, model: nn.Module, card: Card) -> None:
     _replace(Path(path), save(state, {"card": json.dumps(asdict(card))}))
 
 
-def load_weights(path: str | Path) -> tuple[nn.Module, Card]:
+def load_weights(path: str | Path) -> tuple[Card, nn.Module]:
     """Reads a network that `save_weights` wrote.
 
     Args:
         path: of the file.
 
     Returns:
-        The network in evaluation mode, float32 on the CPU, and its card.
+        The card, and the network in evaluation mode, float32 on the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -129,7 +124,7 @@ def load_weights(path: str | Path) -> tuple[nn.Module, Card]:
         model.load_state_dict({name: x.float() if x.is_floating_point() else x for name, x in state.items()})
     except (KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as the weights of a network: {error}") from error
-    return model.eval(), card
+    return card, model.eval()
 
 
 def pretrained_names(folder: str | Path = FOLDER) -> list[str]:
@@ -174,7 +169,7 @@ def pretrained(name: str, *, folder: str | Path = FOLDER) -> nn.Module:
     path = folder / f"{name}.safetensors"
     if hashlib.sha256(path.read_bytes()).hexdigest() != sums[name]:
         raise ValueError(f"{path} is not the file that {SUMS} lists: get it again.")
-    return load_weights(path)[0]
+    return load_weights(path)[1]
 
 
 def write_sums(folder: str | Path) -> None:

@@ -61,7 +61,7 @@ def test_another_error_in_half_precision_is_refused(finished, script, tmp_path):
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", pretrained_names())
 def test_each_network_predicts_what_its_published_run_predicted(name, real):
-    card = load_weights(FOLDER / f"{name}.safetensors")[1]
+    card = load_weights(FOLDER / f"{name}.safetensors")[0]
     published = ROOT / "results" / "runs" / f"{card.run}.json"
     result = Result.read(published)
     assert card.published_error == result.metrics["test_error"]

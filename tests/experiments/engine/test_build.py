@@ -104,6 +104,7 @@ stn.models.colocalisation: Localiser WindowHead boxes
 stn.models.images: BackboneTrunk ImageCNN ImageSTCNN tiling
 stn.models.mnist: CNN FCN STN average_pool cnn fcn of_width st_cnn st_fcn
 stn.models.volumes: ProjectedCNN cnn_3d st_cnn_3d
+stn.models.weights: pretrained
 stn.sampler: in_frame sample
 stn.transformer: ParallelTransformers SpatialTransformer
 experiments.engine.interfaces: Data Task

@@ -41,7 +41,7 @@ def stored(tmp_path):
 
 def test_what_comes_back_is_the_network_rounded_to_half_precision(stored):
     folder, model = stored
-    loaded, card = load_weights(folder / "mnist_r" / "st_cnn-tps.safetensors")
+    card, loaded = load_weights(folder / "mnist_r" / "st_cnn-tps.safetensors")
     assert card == CARD and not loaded.training
     assert isinstance(loaded.transformers.transform, ThinPlateSpline)
     assert loaded.transformers.transform.num_params == 18
@@ -105,7 +105,7 @@ def test_every_network_of_the_repository_loads_and_is_small():
     for name in names:
         path = FOLDER / f"{name}.safetensors"
         assert path.stat().st_size < 1_000_000
-        card = load_weights(path)[1]
+        card = load_weights(path)[0]
         logits, _ = pretrained(name)(torch.rand(1, *card.in_shape))
         assert logits.shape == (1, 10)
         assert (ROOT / "results" / "runs" / f"{card.run}.json").exists()
