@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import random
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -136,6 +137,7 @@ def assemble(cfg: DictConfig, device: torch.device) -> tuple[Any, nn.Module]:
     Returns:
         The data, as `interfaces.Data`, and the network, as `interfaces.Network`.
     """
+    random.seed(cfg.seed)
     torch.manual_seed(cfg.seed)
     data: Data = build(cfg.dataset, seed=cfg.seed, device=device)
     return data, make_network(cfg, data.in_shape, data.num_classes, device)
