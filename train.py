@@ -17,16 +17,17 @@ def main(cfg: DictConfig) -> Outcome | None:
     overrides = HydraConfig.get().overrides.task
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return work(cfg, overrides)
-    from experiments.engine.required import run_required
-    from experiments.engine.run import run  # torch takes seconds to import, and --help does not need it
-    from experiments.sections import SECTIONS
-
     with one_sentence_errors():
+        from experiments.engine.required import run_required
+        from experiments.engine.run import run  # torch takes seconds to import, and --help does not need it
+        from experiments.sections import SECTIONS
+
         run_required(cfg, SECTIONS)
         run(cfg, overrides, SECTIONS)
     return None
 
 
 if __name__ == "__main__":
-    explain_bad_overrides(sys.argv[1:])
-    main()
+    with one_sentence_errors():  # Ctrl-C also while Hydra reads the configuration
+        explain_bad_overrides(sys.argv[1:])
+        main()

@@ -26,7 +26,11 @@ def term(trial: Trial) -> None:
 
 
 def interrupt(trial: Trial) -> None:
-    """Ctrl-C (SIGINT), up to three times"""
+    """Ctrl-C (SIGINT), up to four times, at times while torch is imported"""
+    if trial.chance.random() < 0.3:
+        ended = trial.start(before=starts.interrupt_imports)
+        if ended.status != 128 + signal.SIGINT:
+            raise Fault(f"Ctrl-C while torch is imported ends with exit status {ended.status}: {ended.said}")
     _signals(trial, signal.SIGINT)
 
 
@@ -39,7 +43,9 @@ def full_disk(trial: Trial) -> None:
     """no file can grow beyond some size, from nothing to that of a checkpoint; then there is room again"""
     largest = (trial.reference.folder / checkpoint.LAST).stat().st_size
     for _ in range(trial.chance.randint(1, 2)):
-        size = trial.chance.choice([0, int(largest ** trial.chance.random()), trial.chance.randint(0, largest)])
+        size = trial.chance.choice(
+            [0, int(largest ** trial.chance.uniform(0.5, 1)), trial.chance.randint(0, largest)]
+        )
         trial.start(before=partial(starts.no_room, size))
 
 
@@ -55,7 +61,9 @@ def damaged(trial: Trial) -> None:
         return
     for _ in left:  # do what the sentence says
         ended = trial.start()
-        named = [path for path in left if path.exists() and f"{path.relative_to(trial.folder)} " in ended.said]
+        named = [
+            path for path in left if path.exists() and f"{path.relative_to(trial.folder)} " in ended.said
+        ]
         if ended.status != 2 or not named or "Delete it" not in ended.said:
             raise Fault(f"of damaged checkpoints alone, it says: {ended.said}")
         named[0].unlink()

@@ -4,6 +4,7 @@ A server imports torch once and forks a fresh process for every start, which the
 of calls and returns of functions inside `run`: with the same seed, a trial is disturbed at the same place again.
 """
 
+import builtins
 import functools
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ from experiments.engine.files import ROOT
 # What a start needs and imports late, torch._dynamo the longest: the first optimiser imports it.
 PRELOAD = (
     "experiments.analysis.fault_starts", "experiments.engine.run", "experiments.sections", "experiments.sweeps.sweep",
-    "sklearn.datasets", "torch._dynamo",
+    "sklearn.datasets", "torch._dynamo", "wandb",
 )  # fmt: skip
 TIMEOUT = 300  # seconds after which a start hangs
 MARK = "\x1e"  # in what a start says: here the disturbance came
@@ -100,7 +101,9 @@ class Starting:
         if status is None:
             self._process.kill()
             self._process.join()
-        os.set_blocking(self._output.fileno(), False)  # what it has started may live on and hold the pipe open
+        os.set_blocking(
+            self._output.fileno(), False
+        )  # what it has started may live on and hold the pipe open
         try:
             said = os.read(self._output.fileno(), 1 << 20).decode(errors="replace")
         except BlockingIOError:
@@ -175,6 +178,18 @@ def _wait(reached: Any, free: Any) -> None:
 def send(number: int) -> None:
     """Sends this process a signal."""
     os.kill(os.getpid(), number)
+
+
+def interrupt_imports() -> None:
+    """Makes Ctrl-C come where train.py imports torch."""
+    make = builtins.__import__
+
+    def interrupted(name: str, *args: Any, **options: Any) -> Any:
+        if name == "experiments.engine.run":
+            send(signal.SIGINT)
+        return make(name, *args, **options)
+
+    builtins.__import__ = interrupted
 
 
 def vanish(folder: Path) -> None:

@@ -5,10 +5,12 @@ import fnmatch
 import inspect
 import json
 import logging
+import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -32,12 +34,13 @@ figures: false
 threads: 1
 device: cpu
 """
-# The main files of the runs. As overrides, the same values would take train.py seconds to find the run's name.
+# The main files of the runs, and an experiment. As overrides, the values would take train.py seconds for the run's name.
 CONFIGS = {
-    "digits": "defaults: [train, override model: st_cnn_bn, override dataset: digits, override trainer: smoke, _self_]\n"
-    f"dataset: {{val_size: 40}}\n{TINY}",
-    "images": "defaults: [train, override experiment: own_images, override model: st_cnn_bn, override transform: affine,"
-    f" override trainer: smoke, _self_]\ndataset: {{size: 32, root: images}}\n{TINY}",
+    "digits.yaml": "defaults: [train, override model: st_cnn_bn, override dataset: digits, override trainer: smoke, "
+    f"_self_]\ndataset: {{val_size: 40}}\n{TINY}",
+    "images.yaml": f"defaults: [train, override experiment: few_images, override trainer: smoke, _self_]\n{TINY}",
+    "experiment/few_images.yaml": "# @package _global_\ndefaults:\n  - override /dataset: own_images\n"
+    "  - override /model: st_cnn_bn\nexperiment: few_images\ndataset: {size: 32, root: images}\n",
 }
 
 
@@ -50,9 +53,9 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "configs").mkdir(parents=True)
+        (folder / "configs" / "experiment").mkdir(parents=True)
         for name, text in CONFIGS.items():
-            (folder / "configs" / f"{name}.yaml").write_text(text)
+            (folder / "configs" / name).write_text(text)
         self._references: dict[tuple[str, ...], Reference] = {}
 
     def trial(self, name: str) -> dict[str, Any]:
@@ -91,6 +94,7 @@ class Lab:
             self._references[config, *more] = reference
         return self._references[config, *more]
 
+
 def _command(config: str, *more: str) -> list[str]:
     """Of a run, in the folder of its own that it is given in."""
     return ["--config-dir=../configs", f"--config-name={config}", *more]
@@ -114,20 +118,6 @@ def _draw(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / label / f"{i}.png")
 
 
-def run(names: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
-    """Makes trials, one after the other, and gives the record of each.
-
-    Args:
-        names: of the trials.
-        folder: for their files, as of `Lab`; those of a trial with a fault are kept.
-    """
-    lab = Lab(folder)
-    for name in names:
-        record = lab.trial(name)
-        log.info("%s: %s", name, record["fault"] or f"as undisturbed, after {_count(record)} starts")
-        yield record
-
-
 def planned(count: int, only: str = "*") -> list[str]:
     """The names of so many trials, of all kinds in turn, of which those are left that `only` matches.
 
@@ -136,5 +126,81 @@ def planned(count: int, only: str = "*") -> list[str]:
     """
     names = [f"{list(KINDS)[i % len(KINDS)]}-{i // len(KINDS)}" for i in range(count)]
     if not (left := fnmatch.filter(names, only)):
-        raise UserError(f"--only {only} is none of {count} trials: their kinds are {', '.join(KINDS)}.")
+        raise UserError(f"--only {only} matches none of {count} trials: their kinds are {', '.join(KINDS)}.")
     return left
+
+
+def run(names: Sequence[str], path: Path | None = None) -> list[str]:
+    """Makes trials, one after the other, and logs how each ends.
+
+    Args:
+        names: of the trials.
+        path: a JSON file of them, written after every trial, with a page beside it. None: none.
+
+    Returns:
+        The names of the trials with a fault. Their folders are kept, and named in the log.
+    """
+    lab = Lab(Path(mkdtemp(prefix="faults-")) / "lab")
+    facts = {"date": datetime.date.today().isoformat(), **git_revision(), "versions": versions()}
+    trials: list[dict[str, Any]] = []
+    for name in names:
+        trials.append(trial := lab.trial(name))
+        log.info("%s: %s", name, trial["fault"] or f"as undisturbed, {_starts(trial)} starts")
+        if path is not None:
+            write_json(path, facts | {"trials": trials})
+            write_page(path)
+    faulty = [trial["name"] for trial in trials if trial["fault"]]
+    if faulty:
+        log.info("The files of the trials with a fault are in %s.", lab.folder)
+    else:
+        shutil.rmtree(lab.folder.parent)
+    return faulty
+
+
+def write_page(path: Path) -> Path:
+    """Writes the page beside the JSON file of trials."""
+    held = json.loads(path.read_text())
+    rows, said = [], []
+    for kind, (what, _, _) in KINDS.items():
+        trials = [one for one in held["trials"] if one["name"].rpartition("-")[0] == kind]
+        starts = [start for one in trials for start in one["starts"] if "status" in start]
+        equal = sum(one["fault"] is None for one in trials)
+        spoke = [start["said"] for start in starts if start["status"] not in (0, None) and start["said"]]
+        rows.append([kind, inspect.getdoc(what), *map(str, (len(trials), len(starts), len(spoke), equal))])
+        said += [[kind, start] for start in dict.fromkeys(map(_general, spoke))]
+    revision = (held["git_revision"] or "unknown")[:7] + (" (dirty)" if held["git_dirty"] else "")
+    libraries = ", ".join(f"{library} {version}" for library, version in held["versions"].items())
+    faults = [f"- **{one['name']}**: {one['fault']}" for one in held["trials"] if one["fault"]]
+    lines = [
+        f"<!-- Generated by `{COMMAND}`; never edited by hand. -->\n",
+        "# What a run survives\n",
+        f"`{COMMAND} --trials {len(held['trials'])} --json {path.name}` makes all of this again. A trial is a tiny run that is "
+        "disturbed at moments drawn by chance. The same command is then given once more, undisturbed. Every start has to "
+        "end well or in one sentence, and no checkpoint that it found may be lost. In the end, the result, the "
+        "checkpoint with optimiser, data stream and random state, the best weights, the predictions and the logged "
+        "numbers have to be those of a run that was never disturbed, bit for bit. The name of a trial is its seed: "
+        f"`{COMMAND} --only kill-3` repeats one.\n",
+        markdown_table(
+            ["kind", "what happens", "trials", "starts", "sentences", "equal to the bit"], rows, "llrrrr"
+        ),
+        "## Faults\n",
+        *(faults or ["None."]),
+        "\n## What the starts said\n",
+        markdown_table(["kind", "sentence"], said, "ll"),
+        f"{held['date']}; {libraries}; git revision {revision}.\n",
+    ]
+    page = path.with_suffix(".md")
+    write_atomically(page, lambda temporary: temporary.write_text("\n".join(lines), encoding="utf-8"))
+    return page
+
+
+def _general(sentence: str) -> str:
+    """Without what differs from trial to trial, so that equal sentences are listed once."""
+    short = re.sub(r"\S+/(?=\w+\.(pt|json|jsonl)\b)", "", sentence)
+    return re.sub(
+        r"outputs/\S+?(?=[:,. ])", "the run directory", re.sub(r"(step|char|column|line) \d+", r"\1 …", short)
+    )
+
+
+def _starts(trial: dict[str, Any]) -> int:
+    return sum("status" in start for start in trial["starts"])

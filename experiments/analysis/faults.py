@@ -82,11 +82,11 @@ class Trial:
             after: the share of its calls before which the moment does not come.
         """
         moment = self.chance.randint(int(after * self.reference.calls) + 1, self.reference.calls)
-        return Starting(self.command, self.folder, before=before, action=action, moment=moment if action else 0)
+        return Starting(
+            self.command, self.folder, before=before, action=action, moment=moment if action else 0
+        )
 
-    def start(
-        self, action: Action | None = None, *, before: Action | None = None, after: float = 0
-    ) -> Ended:
+    def start(self, action: Action | None = None, *, before: Action | None = None, after: float = 0) -> Ended:
         """As `begin`, and judges how it ends.
 
         Raises:
@@ -208,9 +208,7 @@ def _unequal(one: Any, other: Any, path: str = "") -> list[str]:
     if isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
         return [found for key in one for found in _unequal(one[key], other[key], f"{path}.{key}")]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        return [
-            found for i in range(len(one)) for found in _unequal(one[i], other[i], f"{path}.{i}")
-        ]
+        return [found for i in range(len(one)) for found in _unequal(one[i], other[i], f"{path}.{i}")]
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return [] if one.dtype == other.dtype and torch.equal(one, other) else [path]
     return [] if type(one) is type(other) and one == other else [path]

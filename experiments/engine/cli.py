@@ -18,7 +18,11 @@ from experiments.engine.build import Stopped, UserError
 from experiments.engine.configuration import Files, composing, groups, options
 from experiments.engine.overrides import Overrides
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # full, read-only or not ours
+# A disk that is full, read-only, broken or not ours, or a file in the place of a folder.
+DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
 RESUME = "The same command again goes on from the last checkpoint."
 BUSY = os.EX_TEMPFAIL  # the exit status where another process trains the same run
 

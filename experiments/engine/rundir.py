@@ -171,10 +171,9 @@ def finished(folder: Path, cfg: DictConfig) -> Result | None:
             held = json.loads(path.read_text())
             theirs, ours = identity(held["config"] if name == "result.json" else held), identity(cfg)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            if name == "result.json":
-                log.warning("%s is damaged (%s): it is made anew from the checkpoint.", path, error)
-                continue
-            raise UserError(f"{path} cannot be read ({error}): delete the folder to run anew.") from error
+            source = " from the checkpoint" if name == "result.json" else ""
+            log.warning("%s is damaged (%s): it is made anew%s.", path, error, source)
+            continue
         if theirs != ours:
             raise UserError(
                 f"{folder} holds a run of another configuration; it differs in "
