@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from experiments.analysis import fault_starts as starts
 from experiments.analysis.faults import Fault, Trial, standing
@@ -50,7 +49,7 @@ def full_disk(trial: Trial) -> None:
 
 
 def damaged(trial: Trial) -> None:
-    """a killed run; then flipped bits, zeros, a cut, nothing or no file at all in place of the last checkpoint or of both"""
+    """a killed run; then flipped bits, zeros, a cut, nothing or no file for the last checkpoint or both"""
     trial.start(partial(starts.send, signal.SIGKILL), after=0.5)
     paths = [trial.run / checkpoint.LAST, trial.run / checkpoint.BEFORE]
     found = [path for path in paths[: trial.chance.choice([1, 1, 2])] if path.exists()]
@@ -103,7 +102,7 @@ def clock(trial: Trial) -> None:
 
 
 def data(trial: Trial) -> None:
-    """the images vanish between two starts or during one, or the file of decoded images does or is cut; then they are back"""
+    """the images or their decoded copies vanish between two starts or during one, or are cut; then they are back"""
     images, away, cache = trial.folder / "images", trial.folder / "away", trial.outputs / "cache"
     match trial.chance.choice(["between", "during", "cache", "cut"]):
         case "between":

@@ -1,7 +1,7 @@
-"""Starts of train.py in processes of their own, disturbed at a chosen moment: the means of `experiments.analysis.faults`.
+"""Starts of train.py in processes of their own, disturbed at a chosen moment.
 
-A server imports torch once and forks a fresh process for every start, which then costs half a second. A moment is a number
-of calls and returns of functions inside `run`: with the same seed, a trial is disturbed at the same place again.
+A server imports torch once and forks a fresh process for every start, which then costs half a second. A moment is a
+number of calls and returns of functions inside `run`: with the same seed, a trial is disturbed at the same place again.
 """
 
 import builtins

@@ -1,8 +1,8 @@
 """What a run survives: trials that disturb train.py at moments drawn by chance and compare how the run ends.
 
-A trial starts a tiny run, disturbs it once or several times, and gives the same command again, undisturbed. Each start has
-to end well or in one sentence, and must not lose the checkpoint that it found; the last one has to end with the same bits
-as a run that was never disturbed. The name of a trial is its seed.
+A trial starts a tiny run, disturbs it once or several times, and gives the same command again, undisturbed. Each start
+has to end well or in one sentence, and must not lose the checkpoint that it found; the last one has to end with the same
+bits as a run that was never disturbed. The name of a trial is its seed.
 """
 
 import random
@@ -160,7 +160,7 @@ class Trial:
 
 
 def standing(folder: Path) -> float:
-    """The step of the newest checkpoint of a run directory that can be read; -1 without one; `FINISHED` with a result."""
+    """The step of the newest checkpoint in a run directory that can be read; -1 without; `FINISHED` with a result."""
     try:
         Result.read(folder / "result.json")
         return FINISHED
