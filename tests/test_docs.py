@@ -226,7 +226,7 @@ def check_training(arguments: list[str]) -> None:
     overrides = [word for word in arguments if "=" in word]
     flags = [word for word in arguments if "=" not in word]
     assert flags in ([], ["-m"], ["--cfg", "hydra", "-p", "hydra.launcher"]), f"unknown: {flags}"
-    explain_bad_overrides(overrides)
+    explain_bad_overrides([*flags, *overrides])
     first = []
     for override in OverridesParser.create().parse_overrides(overrides):
         text = override.input_line or ""

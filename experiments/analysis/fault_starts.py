@@ -129,6 +129,7 @@ def _start(
         del os.environ[name]
     os.environ["HOME"] = home
     os.chdir(home)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process ignores
     if moment != 0:
         _watch(moment, action)
     if before is not None:

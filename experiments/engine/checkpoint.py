@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 LAST, BEFORE = "last.pt", "before.pt"  # the newest checkpoint of a run directory, and the one before it
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
+def save(path: Path, state: Any) -> None:
     """Writes a state atomically: tensors, numbers, strings and containers of them, which weights_only=True can read."""
     write_atomically(path, lambda temporary: _write(temporary, state))
 
@@ -27,9 +27,14 @@ def save_last(folder: Path, state: dict[str, Any]) -> None:
     write_atomically(folder / LAST, lambda temporary: _write(temporary, state), keep=folder / BEFORE)
 
 
-def _write(path: Path, state: dict[str, Any]) -> None:
-    with open(path, "wb") as file:  # of a path, torch reports a full disk as a RuntimeError
-        torch.save(state, file)
+def _write(path: Path, state: Any) -> None:
+    try:
+        with open(path, "wb") as file:  # of a path, torch tells nothing of the error of a write
+            torch.save(state, file)
+    except RuntimeError as error:  # torch's, as it closes the archive that a full disk has cut short
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load_last(

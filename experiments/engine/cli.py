@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from hydra._internal.utils import get_args
@@ -16,11 +16,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.engine.build import Stopped, UserError
 from experiments.engine.configuration import Files, composing, groups, options
-from experiments.engine.overrides import Overrides
+from experiments.engine.overrides import Overrides, one_value
 
 # A disk that is full, read-only, broken or not ours, or a file in the place of a folder.
 DISK = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+    *(
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ESTALE,
+    ),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 RESUME = "The same command again goes on from the last checkpoint."
@@ -91,6 +100,17 @@ def explain_bad_overrides(arguments: Sequence[str]) -> None:
                 key in known or one.is_add() or one.is_force_add() or key.split("/")[0].startswith("hydra")
             ):
                 _check_key(cfg, key, groups())
+        if not (asked.multirun or "sweep" in overrides or "hydra.mode" in overrides):
+            _check_single(overrides, known)
+
+
+def _check_single(overrides: Overrides, known: Collection[str]) -> None:
+    """Ends the program if an override gives several values and no sweep is asked for.   known: groups of configs."""
+    for one in overrides:
+        if one.is_sweep_override():
+            quoted = None if one.key_or_group in known else one_value(str(one.input_line))
+            as_one = f", or quote the value to make it one: {quoted}" if quoted else ""
+            _end(f"{one.input_line} gives several values: add -m to run each of them{as_one}.")
 
 
 def _check_key(cfg: DictConfig, key: str, known: Sequence[str]) -> None:

@@ -132,6 +132,21 @@ def word(key: str, value: Any) -> str:
     return f"{key}={Override._get_value_element_as_str(_quoted(value))}"
 
 
+def one_value(text: str) -> str | None:
+    """The override with its value in quotes, for a shell; None where it cannot be one.
+
+    Args:
+        text: the override as it was given, such as `data_dir=/a,b`.
+
+    Examples:
+        >>> print(one_value("data_dir=/data/a=b,c"))
+        'data_dir="/data/a=b,c"'
+    """
+    key, equals, value = text.partition("=")
+    quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
+    return shlex.quote(quoted) if equals and _read(quoted) else None
+
+
 def _quoted(value: Any) -> Any:
     """The value as the parser holds it: strings in quotes, true and false as bare words."""
     if isinstance(value, bool):
@@ -159,12 +174,8 @@ def _parsed(text: str) -> Override:
     """Cached: a plan of many runs has the same few words in all of them."""
     if override := _read(text):
         return override
-    key, equals, value = text.partition("=")
-    quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
-    if equals and _read(quoted):
-        hint = (
-            f"quote the value, which has a character with a meaning of its own there: {shlex.quote(quoted)}"
-        )
+    if quoted := one_value(text):
+        hint = f"quote the value, which has a character with a meaning of its own there: {quoted}"
     else:
         hint = "an override is key=value, +key=value for a new key, or ~key to take a key out"
     raise UserError(f"{text} cannot be read by Hydra: {hint}.")

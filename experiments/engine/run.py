@@ -22,7 +22,6 @@ from experiments.engine.build import UserError, build, with_arguments
 from experiments.engine.compute import DEVICES, PRECISIONS, choose
 from experiments.engine.distributed import Group, process_group
 from experiments.engine.durations import duration
-from experiments.engine.files import write_atomically
 from experiments.engine.history import History
 from experiments.engine.initial import check_initial, load_initial
 from experiments.engine.interfaces import Data, Section, Task
@@ -387,9 +386,9 @@ def _record(
     )
     if not predictions.is_floating_point():
         predictions = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
-    write_atomically(folder / "predictions.pt", lambda temporary: torch.save(predictions, temporary))
+    checkpoint.save(folder / "predictions.pt", predictions)
     if details:
-        write_atomically(folder / "details.pt", lambda temporary: torch.save(details, temporary))
+        checkpoint.save(folder / "details.pt", details)
     result.write(result.path)
     figures = section.figures(training.model, run.data, folder) if section and run.cfg.figures else {}
     tracker.attempt(lambda: log_result(tracker, section, result, figures))

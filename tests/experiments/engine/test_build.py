@@ -257,6 +257,12 @@ def test_the_papers_decay_divides_by_ten():
             ["data_dir=a=b"],
             """quote the value, which has a character with a meaning of its own there: 'data_dir="a=b"'.""",
         ),
+        (
+            ["data_dir=/a,b"],
+            """several values: add -m to run each of them, or quote the value to make it one: 'data_dir="/a,b"'.""",
+        ),
+        (["seed=range(0,3)"], "seed=range(0,3) gives several values: add -m to run each of them, or"),
+        (["model=cnn,fcn"], "model=cnn,fcn gives several values: add -m to run each of them."),
         (["--config-dir", "/nowhere", "seed=1"], "--config-dir /nowhere is no folder"),
     ],
 )
@@ -276,7 +282,9 @@ def test_misspelt_keys_and_values_get_the_valid_ones(arguments, message, capsys)
         ["optimizer.lr=0.1", "+optimizer.nesterov=true", "hydra.verbose=true", "transform.control_points=[3,3]",
          "transform=tps"],
         ["--help"],
-        ["seed=range(0,3)"],
+        ["seed=range(0,3)", "--multirun"],
+        ["seed=0,1", "hydra.mode=MULTIRUN"],
+        ["dataset.val_size='1,2'", "dataset.distort.scale=[0.7,1.2]"],
         ["-m", "model=glob(*)"],
         ["-sc", "install=bash"],
         ["+sweep=table1", "seed=0,1", "launcher=slurm", "hydra.launcher.partition=x"],

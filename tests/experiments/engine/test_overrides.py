@@ -10,7 +10,7 @@ import pytest
 from experiments.engine import overrides as module
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
-from experiments.engine.overrides import Overrides, word
+from experiments.engine.overrides import Overrides, one_value, word
 
 WORDS = [
     "model=cnn",
@@ -90,15 +90,27 @@ def test_parts_by_key():
 
 
 @pytest.mark.parametrize(
-    "text", ["data_dir=/a=b", "data_dir=~/data", "data_dir=a,", "data_dir=a)b", "data_dir=Bücher"]
-)
-def test_a_refused_value_comes_with_the_way_to_quote_it(text):
+    "value",
+    [
+        "/a=b", "~/data", "a,", "a)b", "Bücher", "/data/a=b,c", "~/x,y=z", "it's", 'a "b" c', "[a", "{a=b", "a=\\",
+        "`ls`", "x=$(ls)", "!x", "a;b", "#a", "&", "'a=b", "null=",
+    ],
+)  # fmt: skip
+def test_a_refused_value_comes_with_the_way_to_quote_it(value):
+    text = f"data_dir={value}"
     with pytest.raises(UserError) as refused:
         Overrides.parse(["seed=1", text])
     sentence = str(refused.value)
     assert sentence.startswith(f"{text} cannot be read by Hydra: quote the value") and "\n" not in sentence
     (quoted,) = shlex.split(sentence.rsplit("there: ", 1)[1].removesuffix("."))  # as a shell reads it
-    assert Overrides.parse([quoted]).value("data_dir") == text.removeprefix("data_dir=")
+    assert configuration([quoted]).data_dir == Overrides.parse([quoted]).value("data_dir") == value
+
+
+def test_several_values_come_with_the_way_to_quote_them_as_one():
+    for value in ("/data/a,b", "interval(0,1)", "glob(*)", "a, 'b'"):
+        (quoted,) = shlex.split(str(one_value(f"data_dir={value}")))
+        assert configuration([quoted]).data_dir == value
+    assert one_value("model") is None and one_value("=1") is None
 
 
 @pytest.mark.parametrize("text", ["hello", "/experiment=mnist_r", "a b=1", "=1", ""])
