@@ -99,7 +99,9 @@ def test_the_runs_of_a_sweep_use_the_same_files(call, tmp_path):
     assert len(list(tmp_path.glob("outputs/mine/fcn-smoke/seed_*/result.json"))) == 2
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO, errno.ENOTDIR]
+)
 def test_a_disk_that_takes_nothing_is_one_sentence(capsys, number):
     with pytest.raises(SystemExit) as ended, one_sentence_errors():
         raise OSError(number, os.strerror(number), "outputs/last.pt")
