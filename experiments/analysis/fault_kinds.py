@@ -82,14 +82,15 @@ def torn(trial: Trial) -> None:
 
 def two(trial: Trial) -> None:
     """two processes at one run: one is held at a moment until the other has ended"""
-    first = trial.begin(starts.wait)
-    first.until_waiting()
+    stop = partial(starts.send, signal.SIGSTOP)
+    first = trial.begin(stop)
+    first.until_stopped()
     second = trial.start()
     if second.status not in (0, BUSY):
         raise Fault(f"the second process ends with exit status {second.status}: {second.said}")
     stands = standing(trial.run)
     first.go_on()
-    trial.judge(first.end(), stands, starts.wait)
+    trial.judge(first.end(), stands, stop)
 
 
 def clock(trial: Trial) -> None:

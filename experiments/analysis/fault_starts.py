@@ -5,7 +5,6 @@ number of calls and returns of functions inside `run`: with the same seed, a tri
 """
 
 import builtins
-import functools
 import multiprocessing
 import os
 import re
@@ -75,24 +74,21 @@ class Starting:
     ) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(PRELOAD))
-        self._held = self._context.Event(), self._context.Event()
         self._output, theirs = self._context.Pipe(duplex=False)
-        action = functools.partial(_wait, *self._held) if action is wait else action
         self._process = self._context.Process(
             target=_start, args=(theirs, arguments, str(home), before, action, moment)
         )
         self._process.start()
         theirs.close()
 
-    def until_waiting(self) -> bool:
-        """Waits until the moment of the action `wait` has come; False where the process ends before."""
-        while self._process.is_alive() and not self._held[0].wait(0.01):
-            pass
-        return self._held[0].is_set()
+    def until_stopped(self) -> None:
+        """Waits until its moment has come, where SIGSTOP disturbs it; or until it ends."""
+        self._output.poll(TIMEOUT)  # its mark
 
     def go_on(self) -> None:
-        """Ends the action `wait`."""
-        self._held[1].set()
+        """Ends SIGSTOP."""
+        if self._process.is_alive() and self._process.pid:
+            os.kill(self._process.pid, signal.SIGCONT)
 
     def end(self) -> Ended:
         """Waits for the end."""
@@ -165,15 +161,6 @@ def _watch(moment: int | None, action: Action | None) -> None:
 
 
 # Actions and what is done before a start
-
-
-def wait() -> None:
-    """Stands for waiting until `Starting.go_on`."""
-
-
-def _wait(reached: Any, free: Any) -> None:
-    reached.set()
-    free.wait(TIMEOUT)
 
 
 def send(number: int) -> None:

@@ -173,13 +173,15 @@ def write_page(path: Path) -> Path:
         said += [[kind, start] for start in dict.fromkeys(map(_general, spoke))]
     revision = (held["git_revision"] or "unknown")[:7] + (" (dirty)" if held["git_dirty"] else "")
     libraries = ", ".join(f"{library} {version}" for library, version in held["versions"].items())
-    faults = [f"- **{one['name']}**: {one['fault']}" for one in held["trials"] if one["fault"]]
+    faults = [
+        f"- **{one['name']}**: {one['fault'].splitlines()[0]}" for one in held["trials"] if one["fault"]
+    ]
     about = (
-        f"`{COMMAND} --trials {len(held['trials'])} --json {path}` makes all of this again. A trial is a tiny run that is "
-        "disturbed at moments drawn by chance. The same command is then given once more, undisturbed. Every start has to "
-        "end well or in one sentence, and may lose no checkpoint that it found. In the end, the result, the checkpoint "
-        "with optimiser, data stream and random state, the best weights, the predictions and the logged numbers have to "
-        "be those of a run that was never disturbed, bit for bit. The name of a trial is its seed: "
+        f"`{COMMAND} --trials {len(held['trials'])} --json {path}` makes all of this again. A trial is a tiny run that "
+        "is disturbed at moments drawn by chance. The same command is then given once more, undisturbed. Every start "
+        "has to end well or in one sentence, and may lose no checkpoint that it found. In the end, the result, the "
+        "checkpoint with optimiser, data stream and random state, the best weights, the predictions and the logged "
+        "numbers have to be those of a run that was never disturbed, bit for bit. The name of a trial is its seed: "
         f"`{COMMAND} --only kill-3` repeats one."
     )
     lines = [

@@ -1,8 +1,8 @@
 """What a run survives: trials that disturb train.py at moments drawn by chance and compare how the run ends.
 
-A trial starts a tiny run, disturbs it once or several times, and gives the same command again, undisturbed. Each start
-has to end well or in one sentence, and must not lose the checkpoint that it found; the last one has to end with the same
-bits as a run that was never disturbed. The name of a trial is its seed.
+A trial starts a tiny run, disturbs it once or several times, and gives the same command again, undisturbed. Each
+start has to end well or in one sentence, and must not lose the checkpoint that it found; the last one has to end with
+the same bits as a run that was never disturbed. The name of a trial is its seed.
 """
 
 import random

@@ -34,8 +34,8 @@ def test_a_dozen_trials_end_as_if_undisturbed(tmp_path):
 
 def weight(folder: Path) -> None:
     state = checkpoint.load(folder / "last.pt")
-    value = state["model"]["classifier.conv1.weight"]
-    value[:1] = torch.nextafter(value[:1], torch.tensor(9.0))
+    value = next(iter(state["model"].values())).view(-1)
+    value[0] = torch.nextafter(value[0], torch.tensor(9.0))
     checkpoint.save(folder / "last.pt", state)
 
 
@@ -70,9 +70,10 @@ def test_what_differs_is_found(configure, tmp_path):
     cfg = configure("model=cnn")
     run(cfg)
     whole, other = rundir.run_dir(cfg), tmp_path / "other"
+    first = next(iter(checkpoint.load(whole / "last.pt")["model"]))
     for change, found in (
         (None, []),
-        (weight, ["last.pt.model.classifier.conv1.weight"]),
+        (weight, [f"last.pt.model.{first}"]),
         (generator, ["last.pt.random.python.1.0"]),
         (prediction, ["predictions.pt"]),
         (metric, ["metrics of result.json"]),
@@ -142,13 +143,14 @@ def test_names_of_trials_and_the_page(tmp_path, monkeypatch, script):
     monkeypatch.setattr(
         Lab, "trial", lambda _, name: {"name": name, "starts": starts, "fault": "lost" if name == "term-0" else None}
     )  # fmt: skip
-    monkeypatch.setattr(fault_trials, "mkdtemp", lambda **_: str(tmp_path / "kept"))
+    folders = iter([tmp_path / "kept", tmp_path / "removed"])
+    monkeypatch.setattr(fault_trials, "mkdtemp", lambda **_: str(next(folders)))
     status, _, _ = script("faults.py", "--trials", "3", "--json", str(tmp_path / "faults.json"))
     page = (tmp_path / "faults.md").read_text()
     assert status == 1 and (tmp_path / "kept" / "lab").exists()
     assert "| kill | SIGKILL, up to three times | 1 | 1 | 1 | 1 |" in page
     assert "| term | SIGTERM, up to three times | 1 | 1 | 1 | 0 |" in page and "- **term-0**: lost" in page
     assert page.count("| last.pt cannot be written: No space left on device. |") == 3
-    assert script("faults.py", "--trials", "1")[0] == 0 and not (tmp_path / "kept").exists()
+    assert script("faults.py", "--trials", "1")[0] == 0 and not (tmp_path / "removed").exists()
     assert script("faults.py", "--only", "nothing")[0] == 2
     assert write_page(tmp_path / "faults.json").read_text() == page
