@@ -69,7 +69,7 @@ class Result:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not JSON
+        except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
             raise UserError(f"{path}: not readable as JSON ({error}).") from error
         return cls.from_dict(content, path)
 

@@ -170,7 +170,7 @@ def finished(folder: Path, cfg: DictConfig) -> Result | None:
         try:
             held = json.loads(path.read_text())
             theirs, ours = identity(held["config"] if name == "result.json" else held), identity(cfg)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             source = " from the checkpoint" if name == "result.json" else ""
             log.warning("%s is damaged (%s): it is made anew%s.", path, error, source)
             continue

@@ -1,5 +1,6 @@
 """The lists of CUB-200-2011: what the official text files say of every image (section 4.3)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,14 +75,15 @@ def read_lists(root: Path, expected: Mapping[str, int] | None = None) -> BirdLis
         parts = torch.zeros(len(ids), len(PARTS), 3)
         for line in (root / "parts" / "part_locs.txt").read_text().splitlines():
             image, part, *place = line.split()
-            parts[rows[image], int(part) - 1] = torch.tensor([float(number) for number in place])
+            column = range(1, len(PARTS) + 1).index(int(part))
+            parts[rows[image], column] = torch.tensor([_finite(number) for number in place])
         numbers = {name: row for row, name in enumerate(classes)}
         lists = BirdLists(
-            files=[root / "images" / paths[i] for i in ids],
+            files=[root / "images" / _inside(paths[i]) for i in ids],
             labels=torch.tensor([numbers[labels[i]] for i in ids]),
-            training=torch.tensor([split[i] == "1" for i in ids]),
+            training=torch.tensor([{"0": False, "1": True}[split[i]] for i in ids]),
             classes=[name.split(".", 1)[-1].replace("_", " ") for name in classes.values()],
-            boxes=torch.tensor([[float(number) for number in boxes[i].split()] for i in ids]),
+            boxes=torch.tensor([[_finite(number) for number in boxes[i].split()] for i in ids]).reshape(-1, 4),
             parts=parts,
         )
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
@@ -101,6 +103,20 @@ def read_lists(root: Path, expected: Mapping[str, int] | None = None) -> BirdLis
     if wrong:
         raise ValueError(f"The lists in {root} are not of the whole data set: {'; '.join(wrong)}.")
     return lists
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+def _inside(path: str) -> str:
+    """The path of an image, which must not lead out of images/."""
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"{path} is no path in images/")
+    return path
 
 
 def _read_pairs(path: Path) -> dict[str, str]:

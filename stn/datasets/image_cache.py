@@ -76,7 +76,7 @@ class ImageCache:
         pixels, index = folder / f"{name}-{side}.bin", folder / f"{name}-{side}.json"
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{name}-{side}.lock"):
-            held = json.loads(index.read_text()) if index.exists() and pixels.exists() else {}
+            held = _read(index, pixels)
             if held.get("key") != key:
                 held = {"key": key, **_decode(files, side, pixels)}
                 _write(index, lambda path: path.write_text(json.dumps(held)))
@@ -120,6 +120,16 @@ class ImageCache:
         height, width = self._shapes[i]
         whole = np.array(self._pixels[self._starts[i] : self._starts[i + 1]])
         return torch.from_numpy(whole.reshape(height, width, 3)).permute(2, 0, 1)
+
+
+def _read(index: Path, pixels: Path) -> dict[str, Any]:
+    """What an index says of a file of pixels; nothing where one of the two is missing, damaged or cut short."""
+    try:
+        held: dict[str, Any] = json.loads(index.read_text())
+        places = sum(height * width for height, width in held["shapes"])
+        return held if pixels.stat().st_size in (places, 3 * places) else {}  # grey or in colour
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _decode(files: Sequence[Path], side: int, pixels: Path) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def test_a_checkpoint_of_another_run_is_named(configure):
             run(cfg)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\xff", "[" * 100_000])
 def test_a_damaged_result_is_made_anew_from_the_checkpoint(configure, caplog, content):
     cfg = configure()
     first, path = run(cfg), rundir.run_dir(cfg) / "result.json"

@@ -21,12 +21,25 @@ def test_lists_by_hand(mine):
         read_lists(mine, {**counts, "classes": 200, "test": 5794})
 
 
+def edit(path, key, value):
+    """Gives the line of a key another value."""
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{key} {value}\n" if line.split()[0] == key else f"{line}\n" for line in lines))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda root: (root / "classes.txt").unlink(), r"1 lists are missing in .*: classes\.txt"),
         (lambda root: (root / "images.txt").write_text("1 a.jpg\n"), "do not agree with each other"),
         (lambda root: (root / "parts" / "part_locs.txt").write_text("1 2\n"), "do not agree with each other"),
+        (lambda root: (root / "parts" / "part_locs.txt").write_text("1 0 5 5 1\n"), "0 is not in range"),
+        (lambda root: (root / "parts" / "part_locs.txt").write_text("1 1 inf 5 1\n"), "inf is no finite number"),
+        (lambda root: edit(root / "bounding_boxes.txt", "1", "nan 0 9 9"), "nan is no finite number"),
+        (lambda root: edit(root / "train_test_split.txt", "1", "2"), "KeyError: '2'"),
+        (lambda root: edit(root / "images.txt", "1", "../../mine.jpg"), r"\.\./\.\./mine\.jpg is no path in images/"),
+        (lambda root: edit(root / "images.txt", "1", "/mine.jpg"), "/mine.jpg is no path in images/"),
+        (lambda root: (root / "images.txt").write_bytes(b"1 \xff\n"), "UnicodeDecodeError"),
     ],
 )
 def test_damaged_lists_are_refused(mine, damage, message):

@@ -68,3 +68,18 @@ def test_all_that_is_missing_or_broken_is_named_at_once(files, tmp_path):
         file.unlink()
     with pytest.raises(ValueError, match=r"7 images are missing: .*2\.png, .*6\.png and 2 more\. Unpack"):
         cache(files, tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"", None])
+@pytest.mark.parametrize("ending", ["bin", "json"])
+def test_a_file_that_is_cut_short_or_gone_is_made_anew(tmp_path, damage, ending):
+    made = [Image.new("RGB", (50, 40), (9, 8, colour)) for colour in (0, 255)]
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for image, file in zip(made, files, strict=True):
+        image.save(file)
+    ImageCache(files, side=37, folder=tmp_path, name="two")
+    path = tmp_path / f"two-37.{ending}"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole)) if damage else path.unlink()
+    again = ImageCache(files, side=37, folder=tmp_path, name="two")
+    assert path.read_bytes() == whole and again[1][:, 0, 0].tolist() == [9, 8, 255]
