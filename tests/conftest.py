@@ -1,15 +1,21 @@
-"""MNIST, for the tests that need it."""
+"""MNIST, for the tests that need it; how many examples hypothesis tries."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from stn.datasets.digits import Digits
 from stn.datasets.mnist import load_mnist
 from stn.files import DataNotFoundError
 
 ROOT = Path(__file__).resolve().parents[1]
+settings.register_profile("suite", max_examples=12, deadline=None, derandomize=True, database=None)
+settings.register_profile(
+    "long", max_examples=int(__import__("os").environ.get("N", "2000")), deadline=None
+)  # --hypothesis-profile long
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from experiments.engine.files import ROOT
 
@@ -124,6 +127,7 @@ def _start(
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         del os.environ[name]
     os.environ["HOME"] = home
+    tqdm.set_lock(threading.RLock())  # its own is of several processes, and a killed one leaks it
     os.chdir(home)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process ignores
     if moment != 0:

@@ -34,10 +34,16 @@ def edit(path, key, value):
         (lambda root: (root / "images.txt").write_text("1 a.jpg\n"), "do not agree with each other"),
         (lambda root: (root / "parts" / "part_locs.txt").write_text("1 2\n"), "do not agree with each other"),
         (lambda root: (root / "parts" / "part_locs.txt").write_text("1 0 5 5 1\n"), "0 is not in range"),
-        (lambda root: (root / "parts" / "part_locs.txt").write_text("1 1 inf 5 1\n"), "inf is no finite number"),
+        (
+            lambda root: (root / "parts" / "part_locs.txt").write_text("1 1 inf 5 1\n"),
+            "inf is no finite number",
+        ),
         (lambda root: edit(root / "bounding_boxes.txt", "1", "nan 0 9 9"), "nan is no finite number"),
         (lambda root: edit(root / "train_test_split.txt", "1", "2"), "KeyError: '2'"),
-        (lambda root: edit(root / "images.txt", "1", "../../mine.jpg"), r"\.\./\.\./mine\.jpg is no path in images/"),
+        (
+            lambda root: edit(root / "images.txt", "1", "../../mine.jpg"),
+            r"\.\./\.\./mine\.jpg is no path in images/",
+        ),
         (lambda root: edit(root / "images.txt", "1", "/mine.jpg"), "/mine.jpg is no path in images/"),
         (lambda root: (root / "images.txt").write_bytes(b"1 \xff\n"), "UnicodeDecodeError"),
     ],
