@@ -50,7 +50,7 @@ def full_disk(trial: Trial) -> None:
 
 def damaged(trial: Trial) -> None:
     """a killed run; then flipped bits, zeros, a cut, nothing or no file for the last checkpoint or both"""
-    trial.start(partial(starts.send, signal.SIGKILL), after=0.5)
+    trial.start(partial(starts.send, signal.SIGKILL), after=0.75)
     paths = [trial.run / checkpoint.LAST, trial.run / checkpoint.BEFORE]
     found = [path for path in paths[: trial.chance.choice([1, 1, 2])] if path.exists()]
     for path in found:
@@ -73,7 +73,7 @@ def torn(trial: Trial) -> None:
     if trial.chance.random() < 0.5:
         trial.start()
     else:
-        trial.start(partial(starts.send, signal.SIGKILL), after=0.3)
+        trial.start(partial(starts.send, signal.SIGKILL), after=0.65)
     names = [name for name in ("config.json", "metrics.jsonl", "result.json") if (trial.run / name).exists()]
     for name in trial.chance.sample(names, min(len(names), trial.chance.randint(1, 2))):
         trial.spoil(trial.run / name, trial.chance.choice(["blank", "cut", "empty"]))

@@ -27,7 +27,7 @@ from experiments.report import markdown_table
 log = logging.getLogger(__name__)
 
 COMMAND = "python scripts/faults.py"
-TINY = """trainer: {iterations: 12, batch_size: 8, log_every: 2, checkpoint_every: 4, val_every: 4}
+TINY = """trainer: {iterations: 20, batch_size: 8, log_every: 2, checkpoint_every: 4, val_every: 4}
 model: {width: 4}
 wandb: {mode: disabled}
 figures: false

@@ -70,18 +70,22 @@ class Trial:
         self.chance = random.Random(self.name)
         self.outputs = self.folder / "outputs"
         self.run = self.outputs / self.reference.name
+        self._share: float | None = None  # of the calls that come before the moment
 
     def begin(
-        self, action: Action | None = None, *, before: Action | None = None, after: float = 0
+        self, action: Action | None = None, *, before: Action | None = None, after: float | None = None
     ) -> Starting:
         """Starts train.py and does not wait for its end.
 
         Args:
             action: what disturbs it, at a moment by chance. None: nothing.
             before: what is done in its process before that.
-            after: the share of its calls before which the moment does not come.
+            after: the share of its calls before which the moment does not come. None: of two trials, one is disturbed
+                anywhere, and one where the training writes its files.
         """
+        after = self.chance.choice([0, 0.65]) if after is None else after
         moment = self.chance.randint(int(after * self.reference.calls) + 1, self.reference.calls)
+        self._share = round(moment / self.reference.calls, 3) if action else None
         return Starting(
             self.command, self.folder, before=before, action=action, moment=moment if action else 0
         )
@@ -108,7 +112,8 @@ class Trial:
             Fault: it ended neither well nor in one sentence, or a checkpoint or a result is lost.
         """
         said, now = ended.said, standing(self.run)
-        record = {"by": describe(by), "came": ended.came, "status": ended.status, "stands": _words(now)}
+        record = {"by": describe(by), "at": self._share, "came": ended.came, "status": ended.status}
+        record["stands"] = _words(now)
         self.starts.append(record | {"said": said.splitlines()[-1] if said else ""})
         if ended.status is None:
             raise Fault(f"a start does not end; it says: {said[-2000:]}")
