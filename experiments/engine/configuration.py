@@ -37,8 +37,26 @@ def weights_of(run: str | None) -> str | None:
     return weights_sha256(run)
 
 
+def images_in(key: str, *, _root_: DictConfig) -> dict[str, Any] | None:
+    """`${images_in:dataset.root}`: what the folder of images under a key holds, as `content_of` tells.
+
+    It is a part of the configuration, so that other images under the same path make another run, and the same images
+    under another path the same one. None where there is no such folder or it is refused: building the data says why.
+    """
+    root = OmegaConf.select(_root_, key)
+    if root is None:
+        return None
+    from stn.datasets.folder_layout import content_of, read_layout  # torch: slow to import
+
+    try:
+        return content_of(read_layout(str(root)))
+    except (OSError, ValueError):
+        return None
+
+
 OmegaConf.register_new_resolver("schedule", schedule_value, replace=True)
 OmegaConf.register_new_resolver("weights_of", weights_of, replace=True)
+OmegaConf.register_new_resolver("images_in", images_in, replace=True)
 OmegaConf.register_new_resolver("usual_jobs", usual_jobs, replace=True)  # in configs/launcher
 
 

@@ -37,7 +37,7 @@ NOT_STORED: dict[str, str] = {
     "init_from": "the weights there stand in init_weights",
 }
 
-# Keys of the root whose values reach the result only through other keys, which the identity has.
+# Dotted key -> through which other keys, which the identity has, its value reaches the result.
 SOURCES: dict[str, str] = {
     "transform": "stands in the model, where the model has a transformer",
     "backbone": "stands in the model, where the model has a backbone",
@@ -48,6 +48,7 @@ SOURCES: dict[str, str] = {
     "fast": "earlier runs: stands in the trainer and the optimiser",
     "smoke": "earlier runs: stands in the trainer and the optimiser",
     "root": "earlier runs: stands in the data set",
+    "dataset.root": "stands in the content of the folder",
 }
 
 # Dotted key -> the value that equals its absence: keys that were added after results had been published.
@@ -134,7 +135,8 @@ def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         Plain dictionaries, lists, numbers, strings; of a `_target_` only the name of the class or function.
     """
-    return _named({key: value for key, value in stored(config).items() if key not in SOURCES})
+    named: dict[str, Any] = _named(stored(config))
+    return named
 
 
 def config_hash(config: DictConfig | Mapping[str, Any]) -> str:
@@ -172,12 +174,12 @@ def _kept(node: Any, prefix: str = "") -> Any:
 
 
 def _named(node: Any, prefix: str = "") -> Any:
-    """The node with the names of classes in place of their dotted paths, and without values that equal absence."""
+    """The node with names of classes in place of dotted paths, without `SOURCES` and values that equal absence."""
     if isinstance(node, Mapping):
         out = {}
         for key, value in node.items():
             path = f"{prefix}.{key}" if prefix else str(key)
-            if path in ADDED and value == ADDED[path]:
+            if path in SOURCES or (path in ADDED and value == ADDED[path]):
                 continue
             is_target = key == "_target_" and isinstance(value, str)
             out[key] = current_name(value).rsplit(".", 1)[-1] if is_target else _named(value, path)

@@ -110,6 +110,12 @@ def check(cfg: DictConfig) -> None:
             "a model without."
         )
     check_ranges(config)
+    dataset = config["dataset"]
+    if "content" in dataset and dataset["content"] is None:
+        try:  # the folder cannot be read, or is refused: the data set says why
+            build(cfg.dataset, seed=cfg.seed)
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from error
     for key in ("checkpoint_every", "val_every"):
         if cfg.trainer[key] % cfg.trainer.log_every:
             raise UserError(

@@ -161,11 +161,11 @@ def finished(folder: Path, cfg: DictConfig) -> Result | None:
     """Returns the result in the folder; None, with config.json written, where the run is not finished.
 
     Raises:
-        UserError: where the folder belongs to another configuration; it names the keys that differ.
+        UserError: where the folder has a result or a checkpoint of another configuration; it names the differing keys.
     """
     for name in ("result.json", "config.json"):
         path = folder / name
-        if not path.exists():
+        if not path.exists() or (name == "config.json" and not _checkpoint(folder)):
             continue
         try:
             held = json.loads(path.read_text())
@@ -184,6 +184,11 @@ def finished(folder: Path, cfg: DictConfig) -> Result | None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", stored(cfg))
     return None
+
+
+def _checkpoint(folder: Path) -> bool:
+    """Whether a run has come so far that another one may not take its place."""
+    return any((folder / name).exists() for name in ("last.pt", "before.pt"))
 
 
 def held_result(path: Path, cfg: DictConfig | Mapping[str, Any]) -> Result | None:

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from stn.datasets.decoding import decode
 from stn.files import check_plain_name, list_problems
 
-__all__ = ["ImageCache", "shorter_side"]
+__all__ = ["LONGEST", "ImageCache", "shorter_side"]
 
-VERSION = 1  # of how an image is decoded and scaled: another number makes every cache anew
+VERSION = 2  # of how an image is decoded and scaled: another number makes every cache anew
+LONGEST = 8  # times its shorter side is the longest that an image is kept
 
 
 def shorter_side(size: int) -> int:
@@ -43,19 +45,23 @@ class ImageCache:
     The file is made on first use, and anew when the size or the time of change of an image differs. Of several
     processes that start together one makes it, and the others wait. A process that has an older file open keeps it.
 
-    `cache[i]` is image i, (3, h, w), uint8.
+    Of an image that is more than `LONGEST` times as long as it is wide, the middle is kept: a line of pixels would be
+    scaled to a huge one.
+
+    `cache[i]` is image i, (channels, h, w), uint8.
 
     Args:
-        files: JPEG or PNG images. Grey ones are turned into colour.
+        files: images, decoded as `decode` says.
         side: the shorter side, pixels.
         folder: where the file is kept.
         name: stem of the file's name.
+        channels: 1 for grey images, 3 for colour.
 
     Attributes:
         sizes: (N, 2), int64, (height, width) of every image before scaling, pixels.
 
     Raises:
-        ValueError: Images are missing or cannot be read; the message names them. Or `name` is no plain name.
+        ValueError: Images are missing or cannot be decoded; the message names them. Or `name` is no plain name.
 
     Examples:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -66,23 +72,27 @@ class ImageCache:
         (1, (20, 30), [255, 0, 0])
     """
 
-    def __init__(self, files: Sequence[Path], *, side: int, folder: Path, name: str) -> None:
+    def __init__(
+        self, files: Sequence[Path], *, side: int, folder: Path, name: str, channels: int = 3
+    ) -> None:
         check_plain_name("name", name)
         missing = [str(path) for path in files if not path.is_file()]
         if missing:
             raise ValueError(list_problems(missing, "images are missing") + ". Unpack the data set anew.")
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        key = hashlib.sha256(json.dumps([VERSION, side, stats]).encode()).hexdigest()
-        pixels, index = folder / f"{name}-{side}.bin", folder / f"{name}-{side}.json"
+        key = hashlib.sha256(json.dumps([VERSION, side, channels, stats]).encode()).hexdigest()
+        stem = f"{name}-{side}{'-grey' if channels == 1 else ''}"
+        pixels, index = folder / f"{stem}.bin", folder / f"{stem}.json"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{name}-{side}.lock"):
-            held = _read(index, pixels)
+        with FileLock(folder / f"{stem}.lock"):
+            held = _read(index, pixels, channels)
             if held.get("key") != key:
-                held = {"key": key, **_decode(files, side, pixels)}
+                held = {"key": key, **_decode(files, side, channels, pixels)}
                 _write(index, lambda path: path.write_text(json.dumps(held)))
             self._pixels = np.memmap(pixels, dtype=np.uint8, mode="r")
         self._shapes: list[list[int]] = held["shapes"]
-        self._starts = np.concatenate([[0], np.cumsum([3 * h * w for h, w in self._shapes])])
+        self.channels = channels
+        self._starts = np.concatenate([[0], np.cumsum([channels * h * w for h, w in self._shapes])])
         self.sizes = torch.tensor(held["sizes"]).reshape(-1, 2)
 
     def __len__(self) -> int:
@@ -110,51 +120,60 @@ class ImageCache:
             size: side of the square, pixels.
 
         Returns:
-            (size, size, 3), uint8, a view into the file.
+            (size, size, channels), uint8, a view into the file.
         """
         height, width = self._shapes[i]
-        whole = self._pixels[self._starts[i] : self._starts[i + 1]].reshape(height, width, 3)
+        whole = self._pixels[self._starts[i] : self._starts[i + 1]].reshape(height, width, self.channels)
         return whole[top : top + size, left : left + size]
 
     def __getitem__(self, i: int) -> Tensor:
         height, width = self._shapes[i]
         whole = np.array(self._pixels[self._starts[i] : self._starts[i + 1]])
-        return torch.from_numpy(whole.reshape(height, width, 3)).permute(2, 0, 1)
+        return torch.from_numpy(whole.reshape(height, width, self.channels)).permute(2, 0, 1)
 
 
-def _read(index: Path, pixels: Path) -> dict[str, Any]:
+def _read(index: Path, pixels: Path, channels: int) -> dict[str, Any]:
     """What an index says of a file of pixels; nothing where one of the two is missing, damaged or cut short."""
     try:
         held: dict[str, Any] = json.loads(index.read_text())
         places = sum(height * width for height, width in held["shapes"])
-        return held if pixels.stat().st_size in (places, 3 * places) else {}  # grey or in colour
+        return held if pixels.stat().st_size == channels * places else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
 
-def _decode(files: Sequence[Path], side: int, pixels: Path) -> dict[str, Any]:
-    shapes, sizes, broken = [], [], []
+def _decode(files: Sequence[Path], side: int, channels: int, pixels: Path) -> dict[str, Any]:
+    shapes, sizes, unusable = [], [], []
 
     def write(path: Path) -> None:
         with open(path, "wb") as out:
             for file in files:
                 try:
-                    with Image.open(file) as image:
-                        colour = image.convert("RGB")
-                except (OSError, UnidentifiedImageError, SyntaxError):
-                    broken.append(str(file))
+                    image = decode(file, channels)
+                except ValueError as error:
+                    unusable.append(f"{file} ({error})")
                     continue
-                factor = side / min(colour.size)
-                width, height = (max(side, round(factor * n)) for n in colour.size)
-                sizes.append([colour.height, colour.width])
+                sizes.append([image.height, image.width])
+                box = _middle(image.width, image.height)
+                short = min(image.size)
+                width, height = (max(side, round(side / short * (end - start))) for start, end in box)
                 shapes.append([height, width])
-                scaled = colour.resize((width, height), Image.Resampling.BILINEAR)
+                (left, right), (top, bottom) = box
+                scaled = image.resize(
+                    (width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+                )
                 out.write(np.asarray(scaled).tobytes())
-        if broken:
-            raise ValueError(list_problems(broken, "images cannot be read") + ". Unpack the data set anew.")
+        if unusable:
+            raise ValueError(f"{list_problems(unusable, 'images cannot be used')}. Mend or remove them.")
 
     _write(pixels, write)
     return {"shapes": shapes, "sizes": sizes}
+
+
+def _middle(*sides: int) -> list[tuple[int, int]]:
+    """Start and end of what is kept along each side."""
+    kept = [min(side, LONGEST * min(sides)) for side in sides]
+    return [((side - keep) // 2, (side - keep) // 2 + keep) for side, keep in zip(sides, kept, strict=True)]
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stn.datasets.image_cache import ImageCache, shorter_side
+from stn.files import list_problems
 from stn.seeds import stream_seed
 
 __all__ = ["FixedImages", "ImageDataset", "ImageStream"]
@@ -32,6 +34,7 @@ class ImageStream:
         batch_size: from 1 to N.
         seed: of order, crops and mirroring.
         device: of the batches.
+        mirror: whether half of the images are mirrored.
 
     Attributes:
         rows: a slice of every batch. Only these rows are decoded and returned; the random draws are those of all.
@@ -52,6 +55,7 @@ class ImageStream:
         batch_size: int,
         seed: int,
         device: torch.device,
+        mirror: bool = True,
     ) -> None:
         if not 1 <= batch_size <= len(index):
             raise ValueError(
@@ -59,7 +63,7 @@ class ImageStream:
                 "lower trainer.batch_size."
             )
         self.cache, self.index, self.labels = cache, index, labels
-        self.size, self.batch_size, self.device = size, batch_size, device
+        self.size, self.batch_size, self.device, self.mirror = size, batch_size, device, mirror
         self.generator = torch.Generator().manual_seed(stream_seed(seed, "train"))
         self._shuffle()
 
@@ -71,7 +75,7 @@ class ImageStream:
         """The next batch.
 
         Returns:
-            Images (batch_size, 3, size, size), float32 in [0, 1], and labels (batch_size,), on the device.
+            Images (batch_size, C, size, size), float32 in [0, 1], and labels (batch_size,), on the device.
         """
         if self.position + self.batch_size > len(self.order):
             self._shuffle()
@@ -79,12 +83,12 @@ class ImageStream:
         self.position += self.batch_size
         chances = torch.rand(len(drawn), 3, generator=self.generator)[self.rows].tolist()
         drawn = drawn[self.rows]
-        images = np.empty((len(drawn), self.size, self.size, 3), np.uint8)
-        for row, (i, (y, x, mirror)) in enumerate(zip(drawn.tolist(), chances, strict=True)):
+        images = np.empty((len(drawn), self.size, self.size, self.cache.channels), np.uint8)
+        for row, (i, (y, x, side)) in enumerate(zip(drawn.tolist(), chances, strict=True)):
             height, width = self.cache.shape(i)
             top, left = int(y * (height - self.size + 1)), int(x * (width - self.size + 1))
             crop = self.cache.crop(i, top, left, self.size)
-            images[row] = crop[:, ::-1] if mirror < 0.5 else crop
+            images[row] = crop[:, ::-1] if self.mirror and side < 0.5 else crop
         return _to_device(images, self.device), self.labels[drawn].to(self.device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,7 +122,7 @@ class ImageStream:
 
 
 def _to_device(images: np.ndarray, device: torch.device) -> Tensor:
-    """(B, h, w, 3) bytes -> (B, 3, h, w) float32 in [0, 1]."""
+    """(B, h, w, C) bytes -> (B, C, h, w) float32 in [0, 1]."""
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
 
 
@@ -132,6 +136,7 @@ class FixedImages:
         labels: (N,).
         size: side of the squares, pixels.
         device: of the batches.
+        names: of the files.
         extra: (N, ...), further numbers of each image for the evaluation, such as the places of a bird's parts.
     """
 
@@ -140,6 +145,7 @@ class FixedImages:
     labels: Tensor
     size: int
     device: torch.device
+    names: Sequence[str]
     extra: Tensor | None = None
 
     def __len__(self) -> int:
@@ -152,9 +158,9 @@ class FixedImages:
             rows: their numbers in this set.
 
         Returns:
-            (len(rows), size, size, 3), uint8.
+            (len(rows), size, size, C), uint8.
         """
-        images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        images = np.empty((len(rows), self.size, self.size, self.cache.channels), np.uint8)
         for k, row in enumerate(rows):
             i = int(self.index[row])
             height, width = self.cache.shape(i)
@@ -176,7 +182,7 @@ class FixedImages:
             batch_size: of all batches but the last, which has what is left.
 
         Yields:
-            Images (B, 3, size, size), float32 in [0, 1], labels (B,), and `extra` (B, ...) where there is some.
+            Images (B, C, size, size), float32 in [0, 1], labels (B,), and `extra` (B, ...) where there is some.
         """
         for start in range(0, len(self), batch_size):
             rows = range(start, min(start + batch_size, len(self)))
@@ -194,23 +200,29 @@ class ImageDataset:
         name: of the data set, and stem of its cache's name.
         files: of all images.
         labels: (N,), of all images.
-        training: (N,), bool, which images are trained on. The others are the test set.
+        training: (N,), bool, which images are trained on.
         classes: names of the classes.
-        size: side of the network's input, pixels, from 32.
+        size: side of the network's input, pixels, from 8.
         cache_dir: folder for the decoded images.
-        val_size: number of training images that are held out for validation, the same ones for every seed.
+        channels: 3 for colour, 1 for grey.
+        mirror: whether half of the training images are mirrored.
+        validation: (N,), bool, which images are validated on, of those that are not trained on. None: none. The others
+            are the test set.
+        val_size: number of training images that are held out to validate on too, the same ones for every seed.
         seed: of the training stream.
         device: of the batches.
 
     Attributes:
         classes: names of the classes.
+        files: of all images.
         cache: the decoded images.
         extra: (N, ...), as of `FixedImages`, for all images. A subclass may set it.
         val: the `FixedImages` for validation, None without images held out.
         test: the `FixedImages` for the test.
 
     Raises:
-        ValueError: `size` or `val_size` is out of range, or images are missing or cannot be read.
+        ValueError: `size`, `channels`, `mirror` or `val_size` is out of range, a class has no image that is trained on,
+            or images are missing or cannot be decoded.
 
     Examples:
         >>> import tempfile
@@ -235,24 +247,41 @@ class ImageDataset:
         *,
         size: int,
         cache_dir: str | Path,
+        channels: int = 3,
+        mirror: bool = True,
+        validation: Tensor | None = None,
         val_size: int = 0,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        if size < 32:
-            raise ValueError(f"dataset.size={size} is not valid: it is a number of pixels from 32.")
-        train, self._test_index = training.nonzero()[:, 0], (~training).nonzero()[:, 0]
+        if size < 8:
+            raise ValueError(f"dataset.size={size} is not valid: it is a number of pixels from 8.")
+        if channels not in (1, 3):
+            raise ValueError(f"dataset.channels={channels} is not valid: it is 3 for colour, 1 for grey.")
+        if not isinstance(mirror, bool):
+            raise ValueError(f"dataset.mirror={mirror} is not valid: it is true or false.")
+        validation = torch.zeros_like(training) if validation is None else validation
+        train = training.nonzero()[:, 0]
+        self._test_index = (~training & ~validation).nonzero()[:, 0]
         if not 0 <= val_size < len(train):
             raise ValueError(
                 f"dataset.val_size={val_size} is not valid: 0 to {len(train) - 1} of {len(train)} training images."
             )
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(stream_seed(0, "split")))
         self.train_index = train[order[: len(train) - val_size].sort().values]
-        self.val_index = train[order[len(train) - val_size :].sort().values]
+        held_out = train[order[len(train) - val_size :].sort().values]
+        self.val_index = torch.cat([held_out, validation.nonzero()[:, 0]])
+        seen = set(labels[self.train_index].tolist())
+        if unseen := [name for label, name in enumerate(classes) if label not in seen]:
+            raise ValueError(
+                f"{list_problems(unseen, 'classes have no image that is trained on')}. Lower dataset.val_size."
+            )
         self.name, self.classes, self.size = name, list(classes), size
-        self.device = torch.device(device)
-        self.cache = ImageCache(files, side=shorter_side(size), folder=Path(cache_dir), name=name)
-        self._labels, self._seed = labels, seed
+        self.files, self.device = list(files), torch.device(device)
+        self.cache = ImageCache(
+            files, side=shorter_side(size), folder=Path(cache_dir), name=name, channels=channels
+        )
+        self._labels, self._seed, self._mirror = labels, seed, mirror
         self.extra: Tensor | None = None
 
     @property
@@ -262,8 +291,8 @@ class ImageDataset:
 
     @property
     def in_shape(self) -> tuple[int, ...]:
-        """The shape of the network's input, (3, size, size)."""
-        return 3, self.size, self.size
+        """The shape of the network's input, (channels, size, size)."""
+        return self.cache.channels, self.size, self.size
 
     def train_stream(self, batch_size: int) -> ImageStream:
         """Training batches without end.
@@ -285,6 +314,7 @@ class ImageDataset:
             batch_size=batch_size,
             seed=self._seed,
             device=self.device,
+            mirror=self._mirror,
         )
 
     @cached_property
@@ -297,4 +327,6 @@ class ImageDataset:
 
     def _fixed(self, index: Tensor) -> FixedImages:
         extra = None if self.extra is None else self.extra[index]
-        return FixedImages(self.cache, index, self._labels[index], self.size, self.device, extra)
+        above = os.path.commonpath([file.parent for file in self.files])
+        names = [self.files[i].relative_to(above).as_posix() for i in index.tolist()]
+        return FixedImages(self.cache, index, self._labels[index], self.size, self.device, names, extra)
