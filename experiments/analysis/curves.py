@@ -10,7 +10,6 @@ from experiments.analysis.compare import listed
 from experiments.analysis.variants import Variant
 from experiments.report import details
 
-SMOOTH = 40  # curves of training batches are running means over 1 / SMOOTH of the logged steps
 CURVES = {  # what is drawn: the first of these that all runs have -> the label of its axis
     "val/accuracy": "accuracy on held-out images, %",
     "val/error": "error on held-out images, %",
@@ -45,8 +44,9 @@ def curves(compared: Sequence[Variant], path: Path) -> Path | None:
     for i, (variant, name) in enumerate(zip(shown, _short_names(shown), strict=True)):
         series = [log[key] for log in logs[variant.letter]]
         steps = sorted(set.intersection(*(set(one) for one in series)))
-        width = 1 if key.startswith("val/") else -(-len(steps) // SMOOTH)
-        lines = [_running_mean([one[step] for step in steps], width) for one in series]
+        lines = [[one[step] for step in steps] for one in series]
+        if not key.startswith("val/"):
+            lines = [details.running_mean(line) for line in lines]
         mean = [statistics.fmean(values) for values in zip(*lines, strict=True)]
         colour, style = f"C{i % 10}", ("-", "--", ":", "-.")[i // 10 % 4]
         runs = f" ({len(series)})" if len(series) > 1 else ""
@@ -70,11 +70,6 @@ def curves(compared: Sequence[Variant], path: Path) -> Path | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
-
-
-def _running_mean(values: Sequence[float], width: int) -> list[float]:
-    """The mean of each value and those before it, `width` in all."""
-    return [statistics.fmean(values[max(i + 1 - width, 0) : i + 1]) for i in range(len(values))]
 
 
 def _short_names(compared: Sequence[Variant]) -> list[str]:

@@ -177,6 +177,11 @@ class FixedSet(Protocol):
     """Images to validate or test on, always the same ones."""
 
     @property
+    def labels(self) -> Tensor:
+        """Returns the classes (N,), or (N, ...) other targets."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of the pixels, as hex digits."""
         ...
@@ -223,6 +228,16 @@ class Data(Protocol):
         ...
 
 
+@runtime_checkable
+class DescribedData(Protocol):
+    """A data set of whose content a run says something before it trains."""
+
+    @property
+    def description(self) -> str:
+        """Returns one line, such as the classes with the number of their images."""
+        ...
+
+
 class Section(Protocol):
     """What a section of the paper adds to its runs: pictures, and the paper's number beside ours."""
 
@@ -233,6 +248,10 @@ class Section(Protocol):
 
     def figures(self, model: nn.Module, data: Any, folder: Path, /) -> dict[str, Path]:
         """Draws pictures of a trained network into the run directory and returns name -> path."""
+        ...
+
+    def batch(self, images: Tensor, labels: Tensor, data: Any, folder: Path, /) -> dict[str, Path]:
+        """Draws a training batch into the run directory and returns name -> path."""
         ...
 
     def against_paper(self, result: Result, /) -> dict[str, Any] | None:

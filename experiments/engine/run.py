@@ -1,6 +1,7 @@
 """One run, from a configuration to result.json."""
 
 import contextlib
+import copy
 import logging
 import random
 import signal
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 
 from experiments.engine import checkpoint, identity, longer, rundir
 from experiments.engine.build import UserError, build, with_arguments
+from experiments.engine.classes import write_classes
 from experiments.engine.compute import DEVICES, PRECISIONS, choose
 from experiments.engine.distributed import Group, process_group
 from experiments.engine.durations import duration
 from experiments.engine.history import History
 from experiments.engine.initial import check_initial, load_initial
-from experiments.engine.interfaces import Data, Section, Task
+from experiments.engine.interfaces import Data, DescribedData, Section, Task
 from experiments.engine.loading import MADE_FOR, load_weights, made_for, make_network, read_run
 from experiments.engine.loop import Cadence, Observer, Training, seconds_per_step, train
 from experiments.engine.optim import make_optimizer
@@ -37,6 +39,8 @@ from experiments.engine.wandb_run import log_finished_run, log_result, start_tra
 from stn.seeds import stream_seed
 
 log = logging.getLogger(__name__)
+
+BATCH = "batch"  # a value of `figures`
 
 
 def run(
@@ -101,9 +105,14 @@ def check(cfg: DictConfig) -> None:
     ):
         if value not in valid:
             raise UserError(f"{key}={value} is not valid: choose one of {', '.join(valid)}.")
-    for key, value in (("wandb.artifacts", cfg.wandb.artifacts), ("figures", cfg.figures)):
-        if not isinstance(value, bool):
-            raise UserError(f"{key}={value} is not valid: it is true or false.")
+    for key, value, more in (
+        ("wandb.artifacts", cfg.wandb.artifacts, ()),
+        ("figures", cfg.figures, (BATCH,)),
+    ):
+        if not isinstance(value, bool) and value not in more:
+            raise UserError(
+                f"{key}={value} is not valid: it is true, {''.join(f'{one}, ' for one in more)}or false."
+            )
     if "transform" in config["model"] and config["model"]["transform"] is None:
         raise UserError(
             f"model.transform=null does not fit model={cfg.model.name}, which has transformers: choose a transform, or "
@@ -177,6 +186,12 @@ def _run(cfg: DictConfig, section: Section | None, folder: Path, group: Group) -
     """Prepares, trains, tests and records; the first process does the last two for all."""
     run = _prepare(cfg, folder, group)
     _announce(run, seconds_per_step(run.training))
+    if group.first and section and cfg.figures == BATCH and run.training.step == 0:
+        images, labels, *_ = copy.deepcopy(
+            run.training.stream
+        ).next_batch()  # the run's own comes with step 1
+        for path in section.batch(images, labels, run.data, folder).values():
+            log.info("figure: %s", path)
     result: Result | None = None
     figures: dict[str, Path] = {}
     with start_tracker(cfg, run.facts, folder, enabled=group.first) as tracker:
@@ -286,6 +301,8 @@ def _facts(cfg: DictConfig, data: Data, training: Training) -> dict[str, Any]:
 
 def _announce(run: _Prepared, step_seconds: float) -> None:
     """Says what is trained, on what, and how long it will take."""
+    if isinstance(run.data, DescribedData):
+        log.info("%s", run.data.description)
     trainer, compute, facts = run.cfg.trainer, run.training.compute, run.facts
     steps = trainer.iterations - run.training.step
     network = "-".join(name for name in (facts["model"], facts["transform"]) if name)
@@ -377,7 +394,7 @@ def _record(
     predictions: Tensor,
     details: dict[str, Tensor],
 ) -> tuple[Result, dict[str, Path]]:
-    """Writes best.pt, predictions.pt, details.pt and result.json, and only then draws the pictures and logs to W&B."""
+    """Writes the weights, predictions and numbers, result.json last, and only then draws pictures and logs to W&B."""
     training, folder = run.training, run.folder
     run.best.save()
     images = training.step * run.cfg.trainer.batch_size
@@ -393,6 +410,7 @@ def _record(
     if not predictions.is_floating_point():
         predictions = predictions.to(torch.uint8 if int(predictions.max()) < 256 else torch.int16)
     checkpoint.save(folder / "predictions.pt", predictions)
+    write_classes(folder, run.data, predictions)
     if details:
         checkpoint.save(folder / "details.pt", details)
     result.write(result.path)

@@ -6,6 +6,8 @@ which test images it has right.
 """
 
 import json
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from experiments.engine.files import write_atomically
 from stn.files import load_tensors
 
 POINTS = 200  # at most so many of a published curve
+SMOOTH = 40  # drawn curves of training batches are running means over 1 / SMOOTH of the logged steps
 LOGGED = ("train/", "val/")  # what the names of curves begin with
 Curve = dict[int, float]  # step -> value
 
@@ -138,6 +141,12 @@ def curves(result: Path) -> dict[str, Curve]:
         if name.startswith(LOGGED):
             logged[name] = dict(zip(points[0].astype(int).tolist(), points[1].tolist(), strict=True))
     return logged
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """The mean of each value and those before it, one in `SMOOTH` of all values together."""
+    width = -(-len(values) // SMOOTH)
+    return [statistics.fmean(values[max(i + 1 - width, 0) : i + 1]) for i in range(len(values))]
 
 
 def _published(result: Path) -> dict[str, np.ndarray]:

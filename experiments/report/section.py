@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from experiments.engine.classes import class_names
 from experiments.engine.result import Result
 from experiments.report.claims import Claim
 from experiments.report.tables import Table, against_paper
@@ -30,7 +31,7 @@ class Section:
     claims: tuple[Claim, ...] = ()
 
     def figures(self, model: nn.Module, data: Any, folder: Path) -> dict[str, Path]:
-        """Draws the section's pictures of a trained network, which it leaves in eval mode.
+        """Draws the section's pictures of a trained network, which it leaves in eval mode, and those of any run.
 
         Args:
             model: the network.
@@ -40,9 +41,32 @@ class Section:
         Returns:
             Name -> path of the pictures.
         """
-        title = f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"
-        return self.draw(model.eval(), data, folder, title)
+        from experiments.report.pictures import from_files  # matplotlib: slow to import
+
+        title = _title(folder)
+        return self.draw(model.eval(), data, folder, title) | from_files(folder, title)
+
+    def batch(self, images: Tensor, labels: Tensor, data: Any, folder: Path) -> dict[str, Path]:
+        """Draws a training batch as the network sees it.
+
+        Args:
+            images: (B, C, H, W), or volumes.
+            labels: (B, ...).
+            data: the data set of the run.
+            folder: the run directory.
+
+        Returns:
+            "batch" -> path of the picture.
+        """
+        from experiments.report.pictures import BATCH, training_batch
+
+        path = training_batch(images, labels, class_names(data), folder / BATCH, title=_title(folder))
+        return {"batch": path}
 
     def against_paper(self, result: Result) -> dict[str, Any] | None:
         """`Table.against_paper` of the first of the section's tables that the run belongs to."""
         return against_paper(self.tables, result)
+
+
+def _title(folder: Path) -> str:
+    return f"{folder.parent.parent.name}, {folder.parent.name}, {folder.name}"

@@ -41,7 +41,7 @@ def decode(file: Path, channels: int = 3) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from half of that number on
-            image = Image.open(file)
+            image: Image.Image = Image.open(file)
         with image:
             image.load()
             with contextlib.suppress(Exception):  # of orientation data that are damaged; the pixels are not
@@ -70,9 +70,9 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     whole = values.dtype.kind in "iu"
     white = 65535 if whole else 1 if high <= 1 else 255
-    if not 0 <= low <= high <= white:  # not a number, too
+    if not 0 <= low <= high <= white:  # or one is not a number
         raise _RangeError(
-            f"values from {low:g} to {high:g}, and 0 to {'65535' if whole else '1 or 255'} are shown"
+            f"values from {low:g} to {high:g}, not {'0 to 65535' if whole else '0 to 1 or 0 to 255'}"
         )
     scaled: np.ndarray = np.rint(values * (255 / white))
     return scaled.astype(np.uint8)

@@ -132,12 +132,12 @@ def _by_chance(layout: Layout, labels: torch.Tensor, test_share: float, test_see
         tested = max(1, round(test_share * len(of_class)))
         if tested == len(of_class):
             raise ValueError(
-                f"{layout.root / name} holds {tested} of the images, and dataset.test_share={test_share:g} takes all of "
-                "them to test on: add images, or lower it."
+                f"{layout.root / name} holds too few images for dataset.test_share={test_share:g}: {tested} to test "
+                "on leave none to train on. Add images, or lower the share."
             )
         training[of_class[torch.randperm(len(of_class), generator=generator)][:tested]] = False
     return training
 
 
 def _told(content: Mapping[str, Any]) -> str:
-    return f"{content['images']} images of {content['classes']} classes (sha256 {content['sha256']})"
+    return f"{content['images']} images of {len(content['classes'])} classes (sha256 {content['sha256']})"

@@ -110,8 +110,8 @@ def content_of(layout: Layout) -> dict[str, Any]:
         layout: as of `read_layout`.
 
     Returns:
-        `classes`, `images` and `validation`, how many; `sha256` of the names below the folder and the bytes of all
-        images, 16 hex digits.
+        `classes`, their names; `images`, how many, and `validation`, how many of them are in a folder to validate on;
+        `sha256` of the names below the folder and the bytes of all images, 16 hex digits.
     """
     digest = hashlib.sha256()
     for file in layout.files:
@@ -119,7 +119,7 @@ def content_of(layout: Layout) -> dict[str, Any]:
         name = file.relative_to(layout.root).as_posix()
         digest.update(f"{name}\0{_digest(file, status.st_size, status.st_mtime_ns)}\n".encode())
     return {
-        "classes": len(layout.classes),
+        "classes": layout.classes,
         "images": len(layout.files),
         "validation": layout.count(VALIDATION),
         "sha256": digest.hexdigest()[:16],

@@ -1,5 +1,6 @@
 """Pictures of spatial transformers, for any transform and any number of transformers. Imports matplotlib: slow."""
 
+from experiments.report.pictures import show
 from experiments.sections.figures.boxes import windows_animation, windows_over_steps
 from experiments.sections.figures.classification import (
     aligned_digits,
@@ -12,7 +13,7 @@ from experiments.sections.figures.classification import (
     pose_histograms,
     projections,
 )
-from experiments.sections.figures.drawing import COLOURS, draw_outline, outline, show
+from experiments.sections.figures.drawing import COLOURS, draw_outline, outline
 
 __all__ = [
     "COLOURS",

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from experiments.sections.figures.drawing import COLOURS, draw_box, save, show
+from experiments.report.pictures import save, show
+from experiments.sections.figures.drawing import COLOURS, draw_box
 
 
 def windows_over_steps(

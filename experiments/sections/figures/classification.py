@@ -8,12 +8,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from experiments.report.pictures import head, save, show
 from experiments.sections.figures.drawing import (
     COLOURS,
     apply,
     draw_outline,
-    save,
-    show,
     show_names,
     show_prediction,
     transformer_names,
@@ -250,7 +249,7 @@ def crops(
         known = None if true is None else names[true[i]]
         show_prediction(line[0], names[int(predicted[i])], known, size=9, separator="\n")
         show_names(line[:1], files[i : i + 1])
-    figure.suptitle(title, fontsize=11)
+    head(figure, title, size=11)
     return save(figure, path, dpi=min(80, 300 // each))  # PNG compresses camera images badly
 
 

@@ -1,12 +1,10 @@
 """What all pictures are drawn with: images, the outlines of windows, predictions."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor, nn
 
@@ -44,23 +42,6 @@ def draw_outline(axes: Axes, transform: Transform, theta: Tensor, side: Sequence
         axes.plot(
             line[:, 0], line[:, 1], color=colour, linewidth=2.4 if i == 0 else 1.0, solid_capstyle="round"
         )
-
-
-def show(axes: Axes, image: Tensor) -> None:
-    """Shows an image without ticks, cut to its frame.
-
-    Args:
-        axes: where.
-        image: (C, H, W) in [0, 1]: three channels in colour; of any other number, their maximum in grey.
-    """
-    channels, height, width = image.shape
-    picture = image.permute(1, 2, 0) if channels == 3 else image.amax(0)
-    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def show_prediction(
@@ -118,9 +99,3 @@ def draw_box(axes: Axes, box: Tensor, *, colour: str, style: str) -> Line2D:
     left, top, right, bottom = (float(edge) - 0.5 for edge in box)
     corners = ([left, right, right, left, left], [top, top, bottom, bottom, top])
     return axes.plot(*corners, style, color=colour, linewidth=1.3)[0]
-
-
-def save(figure: Figure, path: Path, *, dpi: int = 130) -> Path:
-    """Writes a figure without the version of the software, so that equal pictures are equal files."""
-    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
-    return path

@@ -1,0 +1,157 @@
+"""Pictures of any run: a training batch, the learning curves, the confusion matrix. Imports matplotlib: slow."""
+
+import csv
+import itertools
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.engine.classes import CONFUSION
+from experiments.report import details
+
+BATCH, CURVES, MATRIX = "batch.png", "curves.png", "confusion.png"
+SHOWN = 32  # images of a batch
+NUMBERED, NAMED = 25, 60  # classes up to which a matrix has numbers, and names
+PANELS = {"loss": "loss", "error": "error, %"}  # ending of a logged name -> label of its axis
+
+
+def show(axes: Axes, image: Tensor) -> None:
+    """Shows an image without ticks, cut to its frame.
+
+    Args:
+        axes: where.
+        image: (C, H, W) in [0, 1]: three channels in colour; of any other number, their maximum in grey.
+    """
+    channels, height, width = image.shape
+    picture = image.permute(1, 2, 0) if channels == 3 else image.amax(0)
+    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def head(figure: Figure, title: str, *, size: int = 9) -> None:
+    """Writes a title above a figure, in as many lines as it takes."""
+    across = int(125 * figure.get_figwidth() / size)  # characters of a line
+    figure.suptitle("\n".join(textwrap.wrap(title, across)), fontsize=size)
+
+
+def save(figure: Figure, path: Path, *, dpi: int = 130) -> Path:
+    """Writes a figure without the version of the software, so that equal pictures are equal files."""
+    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
+    return path
+
+
+def training_batch(images: Tensor, labels: Tensor, names: Sequence[str], path: Path, *, title: str) -> Path:
+    """The first images of a training batch as the network gets them, with the names of their classes.
+
+    Args:
+        images: (B, C, H, W) in [0, 1]; of volumes (B, C, D, H, W), the mean along the depth.
+        labels: (B,).
+        names: of the classes; empty for images without.
+        path: the picture, which is written.
+        title: above it.
+
+    Returns:
+        The path.
+    """
+    flat = images[:SHOWN].float().cpu()
+    if flat.ndim == 5:
+        flat = flat.mean(2)
+        flat = flat / flat.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    columns = min(8, len(flat))
+    rows = math.ceil(len(flat) / columns)
+    figure = Figure(figsize=(1.25 * columns, 1.45 * rows + 0.5), layout="constrained")
+    every = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in every[len(flat) :]:
+        axes.set_axis_off()
+    for axes, image, label in zip(every, flat, labels[:SHOWN].cpu(), strict=False):
+        show(axes, image)
+        if names:
+            axes.set_xlabel(_short(names[int(label)]), fontsize=8)
+    head(
+        figure, f"{len(flat)} of {len(images)} images of a training batch, as the network sees them: {title}"
+    )
+    return save(figure, path, dpi=100)
+
+
+def from_files(folder: Path, title: str) -> dict[str, Path]:
+    """Draws `curves` and, of a classification, `confusion`, from what a finished run has written.
+
+    Args:
+        folder: the run directory.
+        title: above them.
+
+    Returns:
+        Name -> path.
+    """
+    drawn = {"curves": _curves(folder, title), "confusion": _confusion(folder, title)}
+    return {name: path for name, path in drawn.items() if path is not None}
+
+
+def _curves(folder: Path, title: str) -> Path | None:
+    """Loss and error over the steps, in training and, where there is some, in validation."""
+    logged = details.curves(folder / "result.json")
+    panels = [ending for ending in PANELS if any(name.endswith(f"/{ending}") for name in logged)]
+    if not panels:
+        return None
+    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    for axes, ending in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for start, label in (("train", "training batches"), ("val", "held-out images")):
+            curve = logged.get(f"{start}/{ending}", {})
+            if curve:
+                values = list(curve.values())
+                shown = details.running_mean(values) if start == "train" else values
+                axes.plot(list(curve), shown, label=label, linewidth=1.4)
+        axes.set(xlabel="step", ylabel=PANELS[ending])
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    head(figure, title)
+    return save(figure, folder / CURVES, dpi=100)
+
+
+def _confusion(folder: Path, title: str) -> Path | None:
+    """The share of each class that was taken for which, as colours, and the accuracy of each class beside."""
+    path = folder / CONFUSION
+    if not path.exists():
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        _, *lines = csv.reader(file)
+    names = [name for name, *_ in lines]
+    counts = torch.tensor([[int(count) for count in taken] for _, _, _, *taken in lines])
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    side = min(max(0.32 * len(names), 3.0), 12.0)
+    figure = Figure(figsize=(side + 2.6, side + 1.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlabel="predicted", ylabel="class")
+    size = 7 if len(names) <= NUMBERED else 5
+    if len(names) <= NAMED:
+        places = range(len(names))
+        accuracies = [f"{accuracy} %" if accuracy else "no image" for _, _, accuracy, *_ in lines]
+        axes.set_xticks(places, [_short(name) for name in names], rotation=90, fontsize=size)
+        axes.set_yticks(places, [_short(name) for name in names], fontsize=size)
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(places, accuracies, fontsize=size)
+        right.set_ylabel("accuracy of the class", fontsize=size + 1)
+        right.tick_params(length=0)
+    if len(names) <= NUMBERED:
+        for (i, j), count in zip(itertools.product(places, places), counts.flatten().tolist(), strict=True):
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            if count:
+                axes.text(j, i, str(count), ha="center", va="center", fontsize=size, color=colour)
+    head(figure, title)
+    return save(figure, folder / MATRIX, dpi=100)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 20 else f"{name[:19]}\N{HORIZONTAL ELLIPSIS}"
