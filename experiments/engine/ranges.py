@@ -124,6 +124,7 @@ RANGES: Mapping[str, Range] = {
     "task.crop_ratio": ABOVE_0,
     "dataset.val_size": _whole(0),
     "dataset.size": COUNT,
+    "dataset.channels": _whole(1, high=3),
     "dataset.count": COUNT,
     "dataset.digit": _whole(0, high=9),
     "dataset.roll": _whole(0),

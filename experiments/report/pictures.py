@@ -15,7 +15,6 @@ from torch import Tensor
 from experiments.engine.classes import CONFUSION
 from experiments.report import details
 
-BATCH, CURVES, MATRIX = "batch.png", "curves.png", "confusion.png"
 SHOWN = 32  # images of a batch
 NUMBERED, NAMED = 25, 60  # classes up to which a matrix has numbers, and names
 PANELS = {"loss": "loss", "error": "error, %"}  # ending of a logged name -> label of its axis
@@ -116,7 +115,7 @@ def _curves(folder: Path, title: str) -> Path | None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     head(figure, title)
-    return save(figure, folder / CURVES, dpi=100)
+    return save(figure, folder / "curves.png", dpi=100)
 
 
 def _confusion(folder: Path, title: str) -> Path | None:
@@ -150,7 +149,7 @@ def _confusion(folder: Path, title: str) -> Path | None:
             if count:
                 axes.text(j, i, str(count), ha="center", va="center", fontsize=size, color=colour)
     head(figure, title)
-    return save(figure, folder / MATRIX, dpi=100)
+    return save(figure, folder / "confusion.png", dpi=100)
 
 
 def _short(name: str) -> str:

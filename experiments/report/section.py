@@ -12,6 +12,8 @@ from experiments.engine.result import Result
 from experiments.report.claims import Claim
 from experiments.report.tables import Table, against_paper
 
+OF_ANY_RUN = ("batch", "confusion", "curves")  # pictures, whatever the section
+
 
 @dataclass(frozen=True)
 class Section:
@@ -58,9 +60,9 @@ class Section:
         Returns:
             "batch" -> path of the picture.
         """
-        from experiments.report.pictures import BATCH, training_batch
+        from experiments.report.pictures import training_batch
 
-        path = training_batch(images, labels, class_names(data), folder / BATCH, title=_title(folder))
+        path = training_batch(images, labels, class_names(data), folder / "batch.png", title=_title(folder))
         return {"batch": path}
 
     def against_paper(self, result: Result) -> dict[str, Any] | None:

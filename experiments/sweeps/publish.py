@@ -11,6 +11,7 @@ from experiments.engine.build import UserError
 from experiments.engine.result import Result
 from experiments.engine.run import git_revision
 from experiments.report import details
+from experiments.report.section import OF_ANY_RUN
 from experiments.sweeps.job import Job
 
 
@@ -65,5 +66,7 @@ def publish(jobs: Iterable[Job], report: Callable[[str], object] = print) -> lis
 def _publish_pictures(job: Job, published: Path) -> None:
     figures = published.parents[2] / "figures" / published.parent.name
     for picture in sorted([*job.folder.glob("*.png"), *job.folder.glob("*.gif")]):
+        if picture.stem in OF_ANY_RUN:  # results/details/ holds what they are drawn of
+            continue
         figures.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(picture, figures / f"{published.stem}-{picture.name}")

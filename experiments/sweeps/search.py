@@ -112,7 +112,7 @@ def define_study(overrides: Sequence[str], *, name: str, metric: str = "val_erro
     with composing() as make:
         cfg = _compose(make, [*fixed.words, *(f"{p.key}={p.first}" for p in parameters)])
     check(cfg)
-    if not OmegaConf.select(cfg, "dataset.val_size"):
+    if not any(OmegaConf.select(cfg, f"dataset.{key}") for key in ("val_size", "content.validation")):
         raise UserError(
             "Nothing is held out to judge the trials by: give dataset.val_size, such as dataset.val_size=5000 of "
             "MNIST's 60,000 training images; the test set is not for choosing."

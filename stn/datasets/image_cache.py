@@ -154,14 +154,11 @@ def _decode(files: Sequence[Path], side: int, channels: int, pixels: Path) -> di
                     unusable.append(f"{file} ({error})")
                     continue
                 sizes.append([image.height, image.width])
-                box = _middle(image.width, image.height)
-                short = min(image.size)
-                width, height = (max(side, round(side / short * (end - start))) for start, end in box)
+                kept = image.crop(_middle(*image.size))
+                factor = side / min(kept.size)
+                width, height = (max(side, round(factor * n)) for n in kept.size)
                 shapes.append([height, width])
-                (left, right), (top, bottom) = box
-                scaled = image.resize(
-                    (width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-                )
+                scaled = kept.resize((width, height), Image.Resampling.BILINEAR)
                 out.write(np.asarray(scaled).tobytes())
         if unusable:
             raise ValueError(f"{list_problems(unusable, 'images cannot be used')}. Mend or remove them.")
@@ -170,10 +167,11 @@ def _decode(files: Sequence[Path], side: int, channels: int, pixels: Path) -> di
     return {"shapes": shapes, "sizes": sizes}
 
 
-def _middle(*sides: int) -> list[tuple[int, int]]:
-    """Start and end of what is kept along each side."""
-    kept = [min(side, LONGEST * min(sides)) for side in sides]
-    return [((side - keep) // 2, (side - keep) // 2 + keep) for side, keep in zip(sides, kept, strict=True)]
+def _middle(width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is kept of an image, pixels."""
+    longest = LONGEST * min(width, height)
+    left, top = (max(0, (side - longest) // 2) for side in (width, height))
+    return left, top, left + min(width, longest), top + min(height, longest)
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

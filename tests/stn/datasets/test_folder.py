@@ -1,4 +1,4 @@
-"""Your own images: both layouts, the split by chance, and what is refused."""
+"""Your own images: the layouts, the split by chance, the line that tells them, and what is refused."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from stn.datasets.folder import OwnImages
+from stn.datasets.folder_layout import content_of, read_layout
 from stn.files import DataNotFoundError
 
 
@@ -50,12 +51,44 @@ def test_without_one_it_is_split_by_chance_class_by_class_and_once_for_all(tmp_p
     )
 
 
+def test_val_and_test_are_for_what_their_names_say_and_one_line_tells_it(tmp_path):
+    mine = tmp_path / "mine"
+    for part, count in (("train", 3), ("valid", 2), ("test", 1)):
+        fill(mine / part, ["ant", "bee"], count)
+    (mine / "train" / "bee" / "4.gif").touch()
+    Image.new("L", (50, 2)).save(mine / "train" / "bee" / "5.png")
+    data = own(mine, tmp_path, channels=1)
+    assert data.in_shape == (1, 32, 32)
+    assert data.description == (
+        "mine: 2 classes, ant 3 + 2 + 1, bee 4 + 2 + 1; 7 images to train on, 4 to validate on (valid/), 2 to test on "
+        "(test/); left out: 1 .gif; cut to their middle: 1 longer than 8 times their width."
+    )
+    assert data.test.names == ["test/ant/0.png", "test/bee/0.png"]
+    assert data.val.names == [f"valid/{name}/{i}.png" for name in ("ant", "bee") for i in range(2)]
+
+
+def test_of_many_classes_the_first_are_named(tmp_path):
+    fill(tmp_path / "mine", [f"c{i:02}" for i in range(20)], 2)
+    line = own(tmp_path / "mine", tmp_path).description
+    assert (
+        line.startswith("mine: 20 classes, c00 1 + 1, c01 1 + 1, ")
+        and ", c11 1 + 1, and 8 more; 20 images" in line
+    )
+    assert line.endswith("20 to test on (0.2 of each class, by chance).")
+
+
 def test_what_cannot_be_is_refused(tmp_path):
-    with pytest.raises(DataNotFoundError, match="nowhere holds no images to train on"):
+    with pytest.raises(DataNotFoundError, match="nowhere cannot be read"):
         own(tmp_path / "nowhere", tmp_path)
-    fill(tmp_path / "mine" / "train", ["ant", "bee"], 2)
+    fill(tmp_path / "mine", ["ant", "bee"], 2)
     with pytest.raises(ValueError, match=r"dataset\.test_share=1 is not valid"):
-        own(tmp_path / "mine" / "train", tmp_path, test_share=1)
-    fill(tmp_path / "mine" / "val", ["ant", "dog"], 2)
-    with pytest.raises(ValueError, match="classes that train/ has not: dog"):
+        own(tmp_path / "mine", tmp_path, test_share=1)
+    content = content_of(read_layout(tmp_path / "mine"))
+    own(tmp_path / "mine", tmp_path, content=content)
+    fill(tmp_path / "mine", ["cat"], 1)
+    with pytest.raises(ValueError, match="other images than those of the run: 5 images of 3 classes"):
+        own(tmp_path / "mine", tmp_path, content=content)
+    with pytest.raises(
+        ValueError, match=r"cat holds too few images for dataset\.test_share=0\.2: 1 to test on"
+    ):
         own(tmp_path / "mine", tmp_path)

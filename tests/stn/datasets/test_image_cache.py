@@ -58,10 +58,17 @@ def test_two_that_start_together_make_one(files, tmp_path, monkeypatch):
     assert len(made) == 1 and len(got) == 4 and all(torch.equal(one, got[0]) for one in got)
 
 
-def test_all_that_is_missing_or_broken_is_named_at_once(files, tmp_path):
+def test_all_that_is_missing_or_unusable_is_named_at_once(files, tmp_path, monkeypatch):
     files[3].write_bytes(b"no picture")
     files[7].write_bytes(files[7].read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"2 images cannot be read: .*3\.png, .*7\.png\. Unpack"):
+    Image.new("1", (500, 400)).save(files[9])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90_000)
+    reasons = [
+        r"3\.png \(cannot be decoded\)",
+        r"7\.png \(cannot be decoded\)",
+        r"9\.png \(too many pixels\)",
+    ]
+    with pytest.raises(ValueError, match=rf"^3 images cannot be used: .*{', .*'.join(reasons)}\. Mend"):
         cache(files, tmp_path)
     assert not list((tmp_path / "cache").glob("*.bin"))
     for file in files[2:9]:
@@ -83,3 +90,23 @@ def test_a_file_that_is_cut_short_or_gone_is_made_anew(tmp_path, damage, ending)
     path.write_bytes(damage(whole)) if damage else path.unlink()
     again = ImageCache(files, side=37, folder=tmp_path, name="two")
     assert path.read_bytes() == whole and again[1][:, 0, 0].tolist() == [9, 8, 255]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_a_line_of_pixels_the_middle_is_kept(tmp_path, turned):
+    pixels = np.zeros((2, 3000), np.uint8)
+    pixels[:, 1492:1508] = 200  # 8 times as long as wide
+    Image.fromarray(pixels.T if turned else pixels).save(tmp_path / "line.png")
+    cached = cache([tmp_path / "line.png"], tmp_path)
+    assert sorted(cached.shape(0)) == [40, 320] and (cached[0] == 200).all()
+    assert cached.sizes.tolist() == [[3000, 2] if turned else [2, 3000]]
+
+
+def test_grey_images_have_one_channel_in_a_cache_of_their_own(files, tmp_path):
+    grey = ImageCache(files, side=40, folder=tmp_path / "cache", name="mine", channels=1)
+    colour = cache(files, tmp_path)
+    image = Image.open(files[5]).convert("L")
+    height, width = grey.shape(5)
+    expected = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    assert (grey[5][0].numpy() == expected).all() and grey.crop(5, 1, 2, 30).shape == (30, 30, 1)
+    assert colour[5].shape == (3, height, width)

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stn.datasets.image_cache import shorter_side
 from stn.datasets.images import ImageDataset
@@ -72,18 +73,40 @@ def test_test_images_are_middles_once_and_in_order(files, tmp_path):
 
 
 def test_what_is_held_out_is_the_same_for_every_seed_and_not_trained_on(files, tmp_path):
-    one, other = data(files, tmp_path, val_size=3), data(files, tmp_path, val_size=3, seed=1)
-    assert torch.equal(one.val_index, other.val_index) and len(one.val) == 3
+    one, other = data(files, tmp_path, val_size=2), data(files, tmp_path, val_size=2, seed=1)
+    assert torch.equal(one.val_index, other.val_index) and len(one.val) == 2
     assert not {*one.val_index.tolist()} & {*one.train_index.tolist()}
     assert sorted([*one.val_index.tolist(), *one.train_index.tolist()]) == list(range(8))
     assert data(files, tmp_path).val is None
+    given = torch.arange(12) == 9  # one to validate on, which is neither trained nor tested on
+    both = data(files, tmp_path, val_size=2, validation=given)
+    assert both.val_index.tolist() == [*one.val_index.tolist(), 9]
+    assert both.val.names == [f"{i}.png" for i in both.val_index.tolist()]
+    assert both.test.index.tolist() == [8, 10, 11] and torch.equal(both.train_index, one.train_index)
+
+
+def test_no_image_is_mirrored_where_left_and_right_differ(files, tmp_path):
+    for path in files:  # dark on the left
+        Image.fromarray(np.repeat(np.linspace(0, 255, 60, dtype=np.uint8)[None], 50, 0)).save(path)
+    for mirror, share in ((False, 0), (True, 0.5)):
+        stream = data(files, tmp_path, mirror=mirror, channels=1).train_stream(8)
+        images = torch.cat([stream.next_batch()[0] for _ in range(12)])
+        assert images.shape == (96, 1, 35, 35)
+        mirrored = images[:, 0, :, 0].mean(1) > images[:, 0, :, -1].mean(1)
+        assert mirrored.float().mean().item() == pytest.approx(share, abs=0.2)  # the standard error is 0.05
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 8}, "dataset.size=8 is not valid"),
+        ({"size": 7}, "dataset.size=7 is not valid"),
+        ({"channels": 2}, "dataset.channels=2 is not valid: it is 3 for colour, 1 for grey"),
+        ({"mirror": "no"}, "dataset.mirror=no is not valid: it is true or false"),
         ({"val_size": 8}, "dataset.val_size=8 is not valid: 0 to 7 of 8"),
+        (
+            {"val_size": 7},
+            r"3 classes have no image that is trained on: \w, \w, \w\. Lower dataset\.val_size",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(files, tmp_path, options, message):
