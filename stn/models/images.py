@@ -276,5 +276,5 @@ def _check_colour(in_shape: tuple[int, ...]) -> None:
     if len(in_shape) != 3 or in_shape[0] != 3:
         raise ValueError(
             f"These networks take colour images (3, H, W), not {tuple(in_shape)}: choose a data set of colour images, "
-            "such as dataset=cub50."
+            "such as dataset=cub50; of your own, dataset.channels=3."
         )

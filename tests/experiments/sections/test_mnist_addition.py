@@ -96,7 +96,7 @@ def test_a_run_measures_who_takes_which_digit_and_draws_it(configure, model):
     assert set(result.metrics) == {"test_error", "test_loss", *names}
     assert all(0 <= value <= 100 for key, value in result.metrics.items() if key != "test_loss")
     pictures = {path.stem: imread(path) for path in rundir.run_dir(cfg).glob("*.png")}
-    assert set(pictures) == ({"pairs", "poses"} if count else {"pairs"})
+    assert set(pictures) == {"pairs", "curves", "confusion"} | ({"poses"} if count else set())
     assert all(picture.std() > 0.05 for picture in pictures.values())
 
 
