@@ -75,7 +75,7 @@ def test_a_batch_of_volumes_or_without_classes_is_drawn_too(tmp_path):
 
 
 def test_a_matrix_of_many_classes_is_drawn_too(tmp_path):
-    data = SimpleNamespace(classes=range(70), test=SimpleNamespace(labels=torch.arange(70)))
+    data = SimpleNamespace(num_classes=70, test=SimpleNamespace(labels=torch.arange(70)))
     write_classes(tmp_path, data, torch.arange(70).roll(1))
     (path,) = from_files(tmp_path, "x").values()  # there is no log, and so no curve
     assert path.name == "confusion.png" and imread(path).std() > 0.05

@@ -84,8 +84,12 @@ def test_missing_are_those_without_a_result_of_this_very_configuration(tmp_path,
 def test_finished_runs_are_published_one_file_each(tmp_path, finish):
     runs = plan(tmp_path)
     result = finish(runs[0])
+    for name in ("examples.png", "curves.png", "confusion.png", "batch.png"):
+        (runs[0].folder / name).touch()
     assert publish(runs) == [runs[0].published]
     assert Result.read(runs[0].published) == result
+    pictures = [path.name for path in (tmp_path / "results" / "figures").rglob("*.png")]
+    assert pictures == [f"{runs[0].published.stem}-examples.png"]  # the others are drawn of what is published
     assert publish(runs) == []
     shutil.rmtree(tmp_path / "outputs")
     assert runs[0].result() == result
