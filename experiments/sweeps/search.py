@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import optuna
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -112,7 +112,8 @@ def define_study(overrides: Sequence[str], *, name: str, metric: str = "val_erro
     with composing() as make:
         cfg = _compose(make, [*fixed.words, *(f"{p.key}={p.first}" for p in parameters)])
     check(cfg)
-    if not any(OmegaConf.select(cfg, f"dataset.{key}") for key in ("val_size", "content.validation")):
+    validation = (cfg.dataset.get("content") or {}).get("validation")  # images in a folder of their own
+    if not (cfg.dataset.get("val_size") or validation):
         raise UserError(
             "Nothing is held out to judge the trials by: give dataset.val_size, such as dataset.val_size=5000 of "
             "MNIST's 60,000 training images; the test set is not for choosing."

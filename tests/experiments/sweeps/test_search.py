@@ -152,7 +152,13 @@ def test_never_on_the_test_set(define, tmp_path):
         for name in ("ant", "bee"):
             (tmp_path / "mine" / part / name).mkdir(parents=True)
             (tmp_path / "mine" / part / name / "1.png").touch()
-    define("experiment=own_images", "dataset=own_images", f"dataset.root={tmp_path}/mine", "dataset.val_size=0", LR)
+    define(
+        "experiment=own_images",
+        "dataset=own_images",
+        f"dataset.root={tmp_path}/mine",
+        "dataset.val_size=0",
+        LR,
+    )
     with pytest.raises(UserError, match="choose val_error"):
         define(metric="val_beauty")
     with pytest.raises(UserError, match="is not a name"):
