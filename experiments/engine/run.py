@@ -105,14 +105,12 @@ def check(cfg: DictConfig) -> None:
     ):
         if value not in valid:
             raise UserError(f"{key}={value} is not valid: choose one of {', '.join(valid)}.")
-    for key, value, more in (
-        ("wandb.artifacts", cfg.wandb.artifacts, ()),
-        ("figures", cfg.figures, (BATCH,)),
+    for key, value, valid in (
+        ("wandb.artifacts", cfg.wandb.artifacts, "true or false"),
+        ("figures", cfg.figures, f"true, {BATCH} or false"),
     ):
-        if not isinstance(value, bool) and value not in more:
-            raise UserError(
-                f"{key}={value} is not valid: it is true, {''.join(f'{one}, ' for one in more)}or false."
-            )
+        if not isinstance(value, bool) and not (key == "figures" and value == BATCH):
+            raise UserError(f"{key}={value} is not valid: it is {valid}.")
     if "transform" in config["model"] and config["model"]["transform"] is None:
         raise UserError(
             f"model.transform=null does not fit model={cfg.model.name}, which has transformers: choose a transform, or "
@@ -185,13 +183,9 @@ def load_run(
 def _run(cfg: DictConfig, section: Section | None, folder: Path, group: Group) -> Result:
     """Prepares, trains, tests and records; the first process does the last two for all."""
     run = _prepare(cfg, folder, group)
+    if group.first:
+        _show_data(run, section)
     _announce(run, seconds_per_step(run.training))
-    if group.first and section and cfg.figures == BATCH and run.training.step == 0:
-        images, labels, *_ = copy.deepcopy(
-            run.training.stream
-        ).next_batch()  # the run's own comes with step 1
-        for path in section.batch(images, labels, run.data, folder).values():
-            log.info("figure: %s", path)
     result: Result | None = None
     figures: dict[str, Path] = {}
     with start_tracker(cfg, run.facts, folder, enabled=group.first) as tracker:
@@ -299,10 +293,19 @@ def _facts(cfg: DictConfig, data: Data, training: Training) -> dict[str, Any]:
     }
 
 
-def _announce(run: _Prepared, step_seconds: float) -> None:
-    """Says what is trained, on what, and how long it will take."""
+def _show_data(run: _Prepared, section: Section | None) -> None:
+    """Says what the data are, where they can tell, and draws a training batch, where `figures` asks for it."""
     if isinstance(run.data, DescribedData):
         log.info("%s", run.data.description)
+    if section is not None and run.cfg.figures == BATCH and run.training.step == 0:
+        stream = copy.deepcopy(run.training.stream)  # the run's own gives the same batch to step 1
+        images, labels, *_ = stream.next_batch()
+        for path in section.batch(images, labels, run.data, run.folder).values():
+            log.info("figure: %s", path)
+
+
+def _announce(run: _Prepared, step_seconds: float) -> None:
+    """Says what is trained, on what, and how long it will take."""
     trainer, compute, facts = run.cfg.trainer, run.training.compute, run.facts
     steps = trainer.iterations - run.training.step
     network = "-".join(name for name in (facts["model"], facts["transform"]) if name)

@@ -58,7 +58,7 @@ def test_a_run_says_what_it_trains_on_and_leaves_what_became_of_each_class(mine,
         "mine: 2 classes, ant 4 + 2 + 3, bee 4 + 2 + 3; 8 images to train on, 4 to validate on (val/), 6 to test on "
         "(test/); left out: 1 .gif."
     )
-    assert said[1].startswith("own_images cnn, ") and said[2] == f"figure: {folder / 'batch.png'}"
+    assert said[1] == f"figure: {folder / 'batch.png'}" and said[2].startswith("own_images cnn, ")
     pictures = {path.stem: imread(path) for path in folder.glob("*.png")}
     assert set(pictures) == {"batch", "crops", "curves", "confusion"}
     assert all(picture[..., :3].std() > 0.05 for picture in pictures.values())
