@@ -105,12 +105,12 @@ def check(cfg: DictConfig) -> None:
     ):
         if value not in valid:
             raise UserError(f"{key}={value} is not valid: choose one of {', '.join(valid)}.")
-    for key, value, valid in (
+    for key, value, words in (
         ("wandb.artifacts", cfg.wandb.artifacts, "true or false"),
         ("figures", cfg.figures, f"true, {BATCH} or false"),
     ):
         if not isinstance(value, bool) and not (key == "figures" and value == BATCH):
-            raise UserError(f"{key}={value} is not valid: it is {valid}.")
+            raise UserError(f"{key}={value} is not valid: it is {words}.")
     if "transform" in config["model"] and config["model"]["transform"] is None:
         raise UserError(
             f"model.transform=null does not fit model={cfg.model.name}, which has transformers: choose a transform, or "
