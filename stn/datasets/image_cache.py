@@ -80,7 +80,7 @@ class ImageCache:
         if missing:
             raise ValueError(list_problems(missing, "images are missing") + ". Unpack the data set anew.")
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        key = hashlib.sha256(json.dumps([VERSION, side, channels, stats]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([VERSION, side, stats]).encode()).hexdigest()
         stem = f"{name}-{side}{'-grey' if channels == 1 else ''}"
         pixels, index = folder / f"{stem}.bin", folder / f"{stem}.json"
         folder.mkdir(parents=True, exist_ok=True)
