@@ -46,7 +46,11 @@ class Layout:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def count(self, part: str | None) -> int:
-        """The number of images of a part."""
+        """The number of images of a part.
+
+        Args:
+            part: as in `parts`.
+        """
         return self.parts.count(part)
 
 
