@@ -17,6 +17,7 @@ from experiments.engine.build import UserError, offered
 from experiments.engine.files import write_atomically
 from experiments.engine.identity import current_name
 from experiments.engine.loading import Trained, load_network
+from stn.datasets.decoding import decode
 from stn.datasets.distorted import DistortedDigits
 from stn.datasets.image_cache import ImageCache, shorter_side
 from stn.datasets.images import ImageDataset
@@ -24,7 +25,6 @@ from stn.files import list_problems
 
 DIGIT = 28  # pixels: a side of MNIST's images, which distortions place on their canvas
 BATCH = 50
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
 TABLE, PICTURE = "predictions.csv", "predictions.png"
 
 
@@ -90,11 +90,11 @@ def predict_files(
                 if photographs:
                     image = _photograph(file, trained.in_shape, Path(cache))
                 else:
-                    digit = _grey(file, Path(cache))
+                    digit = decode(file, channels=1)
                     digit = ImageOps.invert(digit) if invert else digit
                     bright += [str(file)] if _is_bright(digit) else []
                     image = np.asarray(prepare_digit(digit, side))[..., None]
-            except UNREADABLE:
+            except ValueError:
                 unread.append(str(file))
                 continue
             images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
@@ -192,18 +192,10 @@ def _takes_photographs(trained: Trained, run: Path) -> bool:
 
 def _photograph(file: Path, in_shape: Sequence[int], cache: Path) -> np.ndarray:
     """The middle square, (size, size, C), uint8, decoded and scaled by the code that does it for the test set."""
-    size = in_shape[-1]
-    decoded = ImageCache([file], side=shorter_side(size), folder=cache, name="image")
+    channels, _, size = in_shape
+    decoded = ImageCache([file], side=shorter_side(size), folder=cache, name="image", channels=channels)
     height, width = decoded.shape(0)
     return decoded.crop(0, (height - size) // 2, (width - size) // 2, size)
-
-
-def _grey(file: Path, cache: Path) -> Image.Image:
-    """The whole image, decoded by the same code, unscaled."""
-    with Image.open(file) as image:
-        shorter = min(image.size)
-    decoded = ImageCache([file], side=shorter, folder=cache, name="image")[0]
-    return Image.fromarray(decoded.permute(1, 2, 0).numpy()).convert("L")
 
 
 def _is_bright(image: Image.Image) -> bool:

@@ -10,6 +10,7 @@ import torch
 from matplotlib.image import imread
 from PIL import Image
 
+from experiments.analysis.predict import predict_files
 from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
@@ -50,7 +51,7 @@ def configured(*overrides, root="mine", figures="false"):
 def test_a_run_says_what_it_trains_on_and_leaves_what_became_of_each_class(mine, caplog):
     (mine / "train" / "bee" / "film.gif").touch()
     caplog.set_level(logging.INFO)
-    cfg, words = configured(figures="batch")
+    cfg, words = configured("dataset.channels=1", figures="batch")
     result = run(cfg, words, SECTIONS)
     folder = rundir.run_dir(cfg, words)
     said = [record.getMessage() for record in caplog.records]
@@ -73,6 +74,11 @@ def test_a_run_says_what_it_trains_on_and_leaves_what_became_of_each_class(mine,
             ["image", "class", "predicted"],
             *([name, name.split("/")[1], guess] for name, guess in zip(files, predicted, strict=True)),
         ]
+    predict_files(folder, [mine / "test"], mine.parent / "out", {})
+    with open(mine.parent / "out" / "predictions.csv", newline="") as file:
+        assert [
+            line["class"] for line in csv.DictReader(file)
+        ] == predicted  # the network alone, without the data set
     with open(folder / "confusion.csv", newline="") as file:
         lines = list(csv.reader(file))
     assert lines[0] == ["class", "images", "accuracy", "ant", "bee"]
