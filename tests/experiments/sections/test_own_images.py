@@ -163,5 +163,7 @@ def test_a_pretrained_backbone_is_fine_tuned_and_a_small_network_is_not(mine):
     assert made() == made("model=image_cnn") == (500, 0.0005, 0.1)
     assert made("model=st_cnn") == made("model=cnn") == (2000, 0.003, 1.0)
     assert made("model=st_cnn", "schedules.fast.iterations=7")[0] == 7
-    assert configuration(["experiment=own_images", "dataset.root=mine"]).model.dropout == 0.5
-    assert configuration(["experiment=cub_2st_224"]).model.dropout == 0.7
+    for experiment, dropout in (("own_images", 0.5), ("cub_cnn_224", 0.7)):
+        for model in ("image_cnn", "image_st_cnn"):
+            words = [f"experiment={experiment}", f"model={model}", "++dataset.root=mine"]
+            assert configuration(words).model.dropout == dropout
