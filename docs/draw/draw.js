@@ -225,9 +225,12 @@
     SAMPLES.forEach((strokes, k) => {
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = k;
       button.ariaLabel = `Sample digit ${k}`;
       button.onclick = () => put(strokes, true);
+      const picture = document.createElement("canvas");
+      picture.width = picture.height = PAD;
+      draw(picture.getContext("2d"), strokes, (point) => point, 9);
+      button.append(picture);
       $(".draw-samples").append(button);
     });
     const clear = document.createElement("button");

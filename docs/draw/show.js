@@ -33,7 +33,7 @@
     outline($(".draw-input svg"), windowLines(st.window));
     outline($(".draw-output svg"), frameLines(network.lattice));
     const [angle, scale] = st.pose.data;
-    $("#draw-pose").textContent = `window turned ${whole(angle)}°, size ${scale.toFixed(2)}`;
+    $("#draw-pose").textContent = `window: ${whole(angle)}°, size ${scale.toFixed(2)}`;
     $(".draw-input canvas").ariaLabel =
       `The image, ${column.side} by ${column.side} pixels. The window on it is turned by ${whole(angle)} degrees ` +
       `clockwise and ${scale.toFixed(2)} times as large as the image.`;
@@ -50,7 +50,7 @@
         ? `${about.error.toFixed(2)} % test error`
         : `none trained on ${column.letter} is published`;
       root.querySelectorAll(`td.${key}`).forEach((cell, k) => {
-        cell.firstElementChild.style.width = chances ? `${100 * chances[k]}%` : 0;
+        cell.style.setProperty("--share", chances ? chances[k] : 0);
         cell.lastElementChild.textContent = chances ? percent(chances[k]) : "";
         cell.classList.toggle("best", k === best);
       });
