@@ -122,8 +122,8 @@ def _onnx(
         verbose=False,
         input_names=inputs,
         output_names=outputs,
-        # The name; that it is dynamic, the program knows.
-        dynamic_shapes={name: {0: "batch"} for name in inputs},
+        # The name, which all inputs share; that they are dynamic, the program knows.
+        dynamic_shapes={name: {0: "batch"} if name == inputs[0] else None for name in inputs},
     )
     if not _installed("onnxruntime"):
         return None
