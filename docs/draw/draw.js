@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const { PAD, SAMPLES, SIDE, columns, draw, image, rows, run, show } = stnDraw;
+  const { PAD, SAMPLES, SIDE, columns, draw, image, load, rows, run, show } = stnDraw;
   if (!columns.length) return; // the site was built without the networks: its sentence stays
 
   const SLIDERS = [
@@ -23,10 +23,10 @@
 
   const root = document.getElementById("draw");
   root.innerHTML = `
-    <form class="draw-choices">
+    <div class="draw-choices">
       <fieldset><legend>Digits of the training</legend><div id="draw-columns"></div></fieldset>
       <fieldset><legend>Spatial transformer</legend><div id="draw-networks"></div></fieldset>
-    </form>
+    </div>
     <div class="draw-board">
       <figure class="draw-pad">
         <figcaption>Draw a digit<span>mouse or finger</span></figcaption>
@@ -42,12 +42,12 @@
         <figcaption>Straightened<span>by the transformer</span></figcaption>
         <div class="draw-frame"><canvas role="img"></canvas><svg aria-hidden="true"></svg></div>
       </figure>
-      <form class="draw-sliders" autocomplete="off">
+      <div class="draw-sliders" role="group" aria-label="Distortion">
         <div></div>
         <p><span class="draw-band"></span>range of the training</p>
         <button type="button" id="draw-random">At random, as in training</button>
         <button type="button" id="draw-upright">Upright</button>
-      </form>
+      </div>
       <table class="draw-classes">
         <caption>Probability of each class, %</caption>
         <thead><tr><th scope="col"><span class="draw-hidden">Class</span></th>
@@ -63,12 +63,11 @@
   // ---- compute: one update after another; what changes while one runs makes one more
 
   let wanted = false;
-  let busy = false;
 
   async function update() {
     wanted = true;
-    if (busy) return;
-    busy = true;
+    if (stnDraw.busy) return;
+    stnDraw.busy = true;
     while (wanted) {
       wanted = false;
       const begun = performance.now();
@@ -82,7 +81,7 @@
         $("#draw-problem").hidden = false;
       }
     }
-    busy = false;
+    stnDraw.busy = false;
   }
 
   async function compute() {
@@ -95,7 +94,9 @@
     if (column.bends) {
       inputs.bend = [Float32Array.from(noise, (value) => value * pose.bend * column.std), [1, column.bends]];
     }
-    const { image: distorted } = await run(`${column.experiment}/distortion`, inputs);
+    const distortion = `${column.experiment}/distortion`;
+    await Promise.all([distortion, network.file, ...(column.cnn ? [column.cnn.file] : [])].map(load));
+    const { image: distorted } = await run(distortion, inputs);
     const images = { images: [distorted.data, distorted.dims] };
     const st = await run(network.file, images);
     const cnn = column.cnn && (await run(column.cnn.file, images));

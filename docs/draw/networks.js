@@ -41,7 +41,8 @@
     return runtime;
   }
 
-  function session(name) {
+  // A session, made once.
+  function load(name) {
     if (!sessions.has(name)) {
       const made = Promise.all([unpack(name), start()]).then(([file]) => ort.InferenceSession.create(file));
       sessions.set(name, made);
@@ -51,10 +52,10 @@
 
   // Runs a network on { name: [Float32Array, shape] } and gives { name: tensor }, a tensor with data and dims.
   async function run(name, inputs) {
-    const network = await session(name);
+    const network = await load(name);
     const tensors = Object.entries(inputs).map(([key, [data, shape]]) => [key, new ort.Tensor("float32", data, shape)]);
     return network.run(Object.fromEntries(tensors));
   }
 
-  Object.assign(stnDraw, { run });
+  Object.assign(stnDraw, { load, run });
 })();
