@@ -20,9 +20,10 @@
   // The content of a packed file. A page opened from disk may not fetch files, but it may load scripts.
   async function unpack(name) {
     if (!stnDraw.packed[name]) await script(`${name}.js`);
-    const packed = await fetch(`data:application/octet-stream;base64,${stnDraw.packed[name]}`);
+    const packed = stnDraw.packed[name];
     delete stnDraw.packed[name];
-    const stream = packed.body.pipeThrough(new DecompressionStream("gzip"));
+    const zipped = Uint8Array.fromBase64?.(packed) ?? Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 

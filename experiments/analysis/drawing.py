@@ -97,7 +97,9 @@ class Distortion(nn.Module):
         super().__init__()
         self.kind = distort._target_.rpartition(".")[2]
         self.side = distort.get("canvas", DIGIT)
-        self.bends = {"rotate": 0, "rotate_translate_scale": 0, "project": 8, "elastic": 32}.get(self.kind, -1)
+        self.bends = {"rotate": 0, "rotate_translate_scale": 0, "project": 8, "elastic": 32}.get(
+            self.kind, -1
+        )
         if self.bends < 0 or distort.get("corners", "digit") != "digit":
             raise UserError(f"The drawing page does not know the distortion {dict(distort)}.")
         if self.kind == "project":
@@ -136,7 +138,9 @@ def build_page(weights: Path, runtime: Path, out: Path) -> Iterable[str]:
     """
     missing = [name for name in (API, *RUNTIME.values()) if not (runtime / name).is_file()]
     if missing:
-        raise UserError(f"{runtime} has no {', '.join(missing)}: give dist/ of the npm package onnxruntime-web.")
+        raise UserError(
+            f"{runtime} has no {', '.join(missing)}: give dist/ of the npm package onnxruntime-web."
+        )
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     shutil.copy(runtime / API, out / API)

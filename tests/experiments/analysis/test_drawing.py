@@ -71,7 +71,9 @@ def test_an_unknown_distortion_is_refused():
         drawing.Distortion(options)
 
 
-@pytest.mark.parametrize("transform", [Affine(), Projective(), ThinPlateSpline()], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize(
+    "transform", [Affine(), Projective(), ThinPlateSpline()], ids=lambda t: type(t).__name__
+)
 def test_the_window_is_the_border_of_the_output_mapped_by_theta(transform, digits):
     torch.manual_seed(0)
     network = st_cnn((1, 28, 28), transform=transform, width=2)
