@@ -195,7 +195,9 @@ def test_twenty_digits_of_every_network_are_those_of_pytorch(page):
 
 
 def stroke(page: Any, places: list[tuple[float, float]]) -> None:
-    box = page.locator(".draw-pad > canvas").bounding_box()
+    pad = page.locator(".draw-pad > canvas")
+    pad.scroll_into_view_if_needed()
+    box = pad.bounding_box()
     points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
     page.mouse.move(*points[0])
     page.mouse.down()
@@ -230,6 +232,8 @@ def test_a_digit_drawn_with_the_mouse_is_centred_straightened_and_recognised(pag
 
 
 def test_the_table_shows_the_probabilities(page):
+    page.get_by_role("button", name="Sample digit 6").click()
+    page.wait_for_function(ENDED)
     told = page.evaluate(READ)
     shown = page.locator("td.st span").all_inner_texts()
     expected = torch.softmax(tensor(told["st"]["logits"])[0], 0) * 100

@@ -1,7 +1,7 @@
 """The drawing page of the site: networks and training distortions as ONNX files, packed with onnxruntime-web.
 
-The page opens from disk. There a browser runs scripts, but reads no other file, so each file is packed into a script: it
-hands over its content as gzip in base64. docs/draw/ has the page's own scripts.
+The page opens from disk. There a browser runs scripts, but reads no other file, so each file is packed into a script
+that hands over its content, gzip in base64. docs/draw/ has the page's own scripts.
 """
 
 import base64
