@@ -224,11 +224,30 @@ def test_a_digit_drawn_with_the_mouse_is_centred_straightened_and_recognised(pag
         assert page.locator("#draw-st b").inner_text() == "7"
         assert tensor(told["pose"])[0, 0] == angle
     digit = tensor(told["images"])[0, 0]
-    places = torch.arange(28) + 0.5
-    mass = [(digit.sum(axis) * places).sum() / digit.sum() for axis in (0, 1)]
-    np.testing.assert_allclose(mass, 14.5, atol=0.1)  # as MNIST's digits on average
+    np.testing.assert_allclose(mass(digit), 14.5, atol=0.1)  # as MNIST's digits on average
     rows, columns = torch.nonzero(digit > 0.2, as_tuple=True)
     assert 19 <= max(int(rows.max() - rows.min()), int(columns.max() - columns.min())) + 1 <= 21
+
+
+def mass(image: torch.Tensor) -> list[float]:
+    """The centre of mass (x, y) of an image (H, W), in pixels from its edge."""
+    places = torch.arange(len(image)) + 0.5
+    return [float((image.sum(axis) * places).sum() / image.sum()) for axis in (0, 1)]
+
+
+def test_the_sliders_do_what_they_say(page):
+    choose(page, "columns", 0)
+    page.get_by_role("button", name="Upright").click()
+    page.get_by_role("button", name="Sample digit 3").click()
+    page.wait_for_function(ENDED)
+    before = tensor(page.evaluate(READ)["image"])[0, 0]
+    for name, value in (("Size", "0.8"), ("Move right", "3"), ("Move down", "-2")):
+        page.get_by_role("slider", name=name).fill(value)
+    page.wait_for_function(ENDED)
+    after = tensor(page.evaluate(READ)["image"])[0, 0]
+    expected = [14 + 0.8 * (place - 14) + shift for place, shift in zip(mass(before), (3, -2), strict=True)]
+    np.testing.assert_allclose(mass(after), expected, atol=0.05)
+    assert after.sum() / before.sum() == pytest.approx(0.8**2, abs=0.02)
 
 
 def test_the_table_shows_the_probabilities(page):
