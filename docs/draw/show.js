@@ -50,6 +50,7 @@
         ? `${about.error.toFixed(2)} % test error`
         : `none trained on ${column.letter} is published`;
       root.querySelectorAll(`td.${key}`).forEach((cell, k) => {
+        cell.firstElementChild.hidden = !chances;
         cell.style.setProperty("--share", chances ? chances[k] : 0);
         cell.lastElementChild.textContent = chances ? percent(chances[k]) : "";
         cell.classList.toggle("best", k === best);
