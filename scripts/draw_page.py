@@ -20,7 +20,7 @@ def main() -> int:
     args = parser.parse_args()
     with one_sentence_errors():
         for line in build_page(args.weights, args.runtime, args.out):
-            print(line)
+            print(line, flush=True)  # each takes a while
     return 0
 
 
