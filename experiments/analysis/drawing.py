@@ -151,7 +151,7 @@ def build_page(weights: Path, runtime: Path, out: Path) -> Iterable[str]:
     for experiment in COLUMNS:
         ours = [name for name in names if name.startswith(f"{experiment}/")]
         loaded = {name: load_weights(weights / f"{name}.safetensors") for name in ours}
-        column = describe({name: card for name, (_, card) in loaded.items()}, experiment)
+        column = describe({name: card for name, (card, _) in loaded.items()}, experiment)
         if not column["networks"]:
             continue
         distortion = Distortion(configuration([f"experiment={experiment}"]).dataset.distort).eval()
@@ -162,7 +162,7 @@ def build_page(weights: Path, runtime: Path, out: Path) -> Iterable[str]:
         yield _export(distortion, inputs, f"{experiment}/distortion", out)
         images = {"images": distortion(*inputs.values())["image"]}
         for one in [*column["networks"], *([column["cnn"]] if column["cnn"] else [])]:
-            yield _export(Shown(loaded[one["file"]][0]).eval(), images, one["file"], out)
+            yield _export(Shown(loaded[one["file"]][1]).eval(), images, one["file"], out)
         columns.append(column)
     if not columns:
         raise UserError(f"{weights} has no ST-CNN of {', '.join(COLUMNS)}: there is nothing to draw for.")
