@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm lint format docs tables bench clean
+.PHONY: help setup demo test test-slurm test-page lint format docs page tables bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -13,7 +13,11 @@ demo: $(STAMP)  ## train an ST-CNN for a minute on digits that come with scikit-
 	$(PY) train.py experiment=mnist_rts dataset=digits trainer=smoke
 
 test: lint  ## lint, then run the tests on two cores; they build the documentation too
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not browser"
+
+test-page: page  ## use the drawing page in Chromium (Debian: apt-get install chromium) and compare it with PyTorch
+	$(PY) -m uv pip install --quiet --python $(PY) -e '.[page]'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m browser
 
 test-slurm: $(STAMP)  ## sweeps on a Slurm of one node, preempted; root on a throw-away Debian, nothing elsewhere
 	OMP_NUM_THREADS=1 PYTHON=$(PY) scripts/slurm_cluster.sh $(PY) -m pytest -q tests/slurm
@@ -29,6 +33,13 @@ format: $(STAMP)  ## format the code, and mend what ruff can mend
 
 docs: $(STAMP)  ## README.md, docs/ and docstrings -> site/index.html, which opens from disk
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+page: $(STAMP)  ## `make docs` with the drawing page: networks of weights/ as ONNX, onnxruntime-web from npm
+	@command -v npm >/dev/null || { echo "The drawing page needs npm (Debian: apt-get install npm); make docs builds the rest of the site." >&2; exit 1; }
+	mkdir -p build/npm && cp docs/draw/package.json build/npm/
+	npm install --prefix build/npm --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error
+	$(PY) scripts/draw_page.py --runtime build/npm/node_modules/onnxruntime-web/dist --out build/site/docs/draw
+	$(MAKE) docs
 
 tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX, cost.md, claims.md and the headline table in README.md
 	$(PY) scripts/make_tables.py --page README.md --costs results/cost.md --claims results/claims.md

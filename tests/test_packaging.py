@@ -18,7 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PINNED = [Requirement(text) for text in PROJECT["dependencies"]]
 PINNED += [Requirement(text) for name in ("dev", "export", "sweep") for text in EXTRAS[name]]
-DIRECT = [*PINNED, *map(Requirement, EXTRAS["bench"])]  # bench: only what is compared with, so not pinned
+# Not pinned: what is only compared with, and what drives a browser.
+DIRECT = [*PINNED, *map(Requirement, [*EXTRAS["bench"], *EXTRAS["page"]])]
 PYTHONS = ("3.11", "3.12", "3.13")
 LOCK_FILES = (
     "uv.lock",

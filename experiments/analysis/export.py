@@ -15,7 +15,7 @@ from experiments.engine.run import load_run
 ENDINGS = (".onnx", ".pt2")
 IMAGES = 4  # test images on which a file is compared with the network
 TOLERANCE = 1e-3  # of a difference, as a share of the largest number of an output, or of 1
-Run = Callable[[Tensor], Sequence[Tensor]]
+Run = Callable[..., Sequence[Tensor]]
 
 
 class NamedOutputs(nn.Module):
@@ -62,28 +62,57 @@ def export_run(run: Path, out: Path, arguments: Mapping[str, Any]) -> str:
     data, network, _ = load_run(run, arguments)
     model = NamedOutputs(network, "boxes" if data.num_classes is None else "logits").eval()
     images = next(iter(data.test.batches(IMAGES)))[0]
+    outputs, difference = export_module(model, {"images": images}, out)
+    close = "not compared with the network, since onnxruntime is not installed"
+    if difference is not None:
+        close = f"within {difference:.1e} of the network on {len(images)} test images"
+    shape = ", ".join(["batch", *map(str, images.shape[1:])])
+    return f"{out}: images ({shape}) -> {', '.join(outputs)}; {close}."
+
+
+def export_module(
+    model: nn.Module, inputs: Mapping[str, Tensor], out: Path
+) -> tuple[list[str], float | None]:
+    """Writes a module into one file, which is put in its place when it has computed what the module computes.
+
+    Args:
+        model: in evaluation mode; tensors -> a dictionary of tensors. The first axis of all is the batch.
+        inputs: what the file is compared on: the arguments of `forward`, by name and in their order.
+        out: the file: .onnx, or .pt2 for torch.export.
+
+    Returns:
+        The names of the outputs, and the largest difference as a share of the largest number of an output, or of 1;
+        None instead where onnxruntime is not installed.
+
+    Raises:
+        UserError: the outputs differ.
+    """
     with torch.no_grad():
-        expected = model(images)
+        expected = model(*inputs.values())
     # Traced with two images: for a single one, torch.export would fix the batch size.
-    example = (images[:1].repeat(2, *(1 for _ in images.shape[1:])),)
-    program = torch.export.export(model, example, dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+    example = tuple(one[:1].repeat(2, *(1 for _ in one.shape[1:])) for one in inputs.values())
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, example, dynamic_shapes={name: {0: batch} for name in inputs})
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.stem}.part{out.suffix}")
+    difference = None
     try:
-        found = (_onnx if out.suffix == ".onnx" else _pt2)(program, part, list(expected))
-        close = "not compared with the network, since onnxruntime is not installed"
+        if out.suffix == ".onnx":
+            found = _onnx(program, part, list(inputs), list(expected))
+        else:
+            found = _pt2(program, part, list(expected))
         if found is not None:
             with torch.no_grad():
-                difference = _difference(found(images), expected)
-            close = f"within {difference:.1e} of the network on {len(images)} test images"
+                difference = _difference(found(*inputs.values()), expected)
         os.replace(part, out)
     finally:
         part.unlink(missing_ok=True)
-    shape = ", ".join(["batch", *map(str, images.shape[1:])])
-    return f"{out}: images ({shape}) -> {', '.join(expected)}; {close}."
+    return list(expected), difference
 
 
-def _onnx(program: torch.export.ExportedProgram, path: Path, outputs: list[str]) -> Run | None:
+def _onnx(
+    program: torch.export.ExportedProgram, path: Path, inputs: list[str], outputs: list[str]
+) -> Run | None:
     torch.onnx.export(
         program,
         (),
@@ -91,22 +120,28 @@ def _onnx(program: torch.export.ExportedProgram, path: Path, outputs: list[str])
         dynamo=True,
         external_data=False,
         verbose=False,
-        input_names=["images"],
+        input_names=inputs,
         output_names=outputs,
-        dynamic_shapes={"images": {0: "batch"}},  # the name; that it is dynamic, the program knows
+        # The name, which all inputs share; that they are dynamic, the program knows.
+        dynamic_shapes={name: {0: "batch"} if name == inputs[0] else None for name in inputs},
     )
     if not _installed("onnxruntime"):
         return None
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda images: [torch.as_tensor(one) for one in session.run(outputs, {"images": images.numpy()})]
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        feeds = {name: one.numpy() for name, one in zip(inputs, tensors, strict=True)}
+        return [torch.as_tensor(one) for one in session.run(outputs, feeds)]
+
+    return run
 
 
 def _pt2(program: torch.export.ExportedProgram, path: Path, outputs: list[str]) -> Run:
     torch.export.save(program, path)
     loaded = torch.export.load(path).module()
-    return lambda images: [loaded(images)[name] for name in outputs]
+    return lambda *tensors: [loaded(*tensors)[name] for name in outputs]
 
 
 def _difference(found: Sequence[Tensor], expected: Mapping[str, Tensor]) -> float:

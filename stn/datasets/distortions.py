@@ -432,7 +432,7 @@ def warp_quad(images: Tensor, corners: Tensor, scale: Tensor | None = None) -> T
     source = (mapped[:, :2] / mapped[:, 2:].maximum(tiny)).clamp(-4, 4)
     if scale is not None:
         source = source / scale[:, None, None]
-    return sample(images, source.mT.reshape(len(images), *images.shape[-2:], 2))
+    return sample(images, source.mT.unflatten(1, tuple(images.shape[-2:])))
 
 
 # Constants are cached on their device: a CUDA graph cannot record a copy from the host.

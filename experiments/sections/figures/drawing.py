@@ -27,13 +27,27 @@ def outline(transform: Transform, theta: Tensor, side: Sequence[int]) -> list[np
         Lines, each (LINES, 2): (x, y) in pixels in the frame of imshow, where pixel centres are whole numbers. The
         first is the output's upper edge.
     """
+    lines = lattice(transform)
+    mapped = transform.map_points(theta[None].float(), lines.flatten(0, 1))[0].reshape(lines.shape)
+    size = torch.tensor([side[1], side[0]], dtype=torch.float32)
+    return list(((mapped + 1) * size / 2 - 0.5).numpy())
+
+
+def lattice(transform: Transform) -> Tensor:
+    """The lines of `outline` in a transformer's output.
+
+    Args:
+        transform: the family.
+
+    Returns:
+        (lines, LINES, 2), (x, y) from -1 to 1 between the outer edges; horizontal lines from the top, then vertical
+        ones from the left.
+    """
     rows, columns = getattr(transform, "shape", (2, 2))
     t = torch.linspace(-1, 1, LINES)
     lines = [torch.stack([t, torch.full_like(t, float(y))], 1) for y in torch.linspace(-1, 1, rows)]
     lines += [torch.stack([torch.full_like(t, float(x)), t], 1) for x in torch.linspace(-1, 1, columns)]
-    mapped = transform.map_points(theta[None].float(), torch.cat(lines))[0].reshape(len(lines), LINES, 2)
-    size = torch.tensor([side[1], side[0]], dtype=torch.float32)
-    return list(((mapped + 1) * size / 2 - 0.5).numpy())
+    return torch.stack(lines)
 
 
 def draw_outline(axes: Axes, transform: Transform, theta: Tensor, side: Sequence[int], colour: str) -> None:
