@@ -83,7 +83,9 @@ def read_lists(root: Path, expected: Mapping[str, int] | None = None) -> BirdLis
             labels=torch.tensor([numbers[labels[i]] for i in ids]),
             training=torch.tensor([{"0": False, "1": True}[split[i]] for i in ids]),
             classes=[name.split(".", 1)[-1].replace("_", " ") for name in classes.values()],
-            boxes=torch.tensor([[_finite(number) for number in boxes[i].split()] for i in ids]).reshape(-1, 4),
+            boxes=torch.tensor([[_finite(number) for number in boxes[i].split()] for i in ids]).reshape(
+                -1, 4
+            ),
             parts=parts,
         )
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
