@@ -35,7 +35,7 @@ def main() -> int:
         at_once = parse_jobs(args.jobs, args.overrides)
         if args.trials < 1:
             raise UserError(f"--trials {args.trials} is not valid: it is a whole number from 1.")
-        explain_bad_overrides(args.overrides)
+        explain_bad_overrides(["-m", *args.overrides])  # -m: intervals are several values
         study = define_study(args.overrides, name=args.study, metric=args.metric)
         trials = search(
             study, trials=args.trials, at_once=at_once, seed=args.seed, pruning=not args.no_pruning
