@@ -1,6 +1,9 @@
 """Every notebook runs top to bottom without data or network, and stands in the repository with its outputs."""
 
+import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,29 @@ def test_the_file_is_small_and_says_nothing_of_when_and_where_it_ran(path):
     assert [cell.metadata for cell in notebook.cells if "execution" in cell.metadata] == []
 
 
+def test_all_notebooks_begin_alike():
+    assert len({code_cells(read(path))[0].source for path in NOTEBOOKS}) == 1
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_first_cell_clones_and_installs_what_is_missing(installed, tmp_path, monkeypatch):
+    source = code_cells(read(NOTEBOOKS[0]))[0].source
+    assert 'REPOSITORY = ""' in source
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
+    ran: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda words, check: ran.append([str(word) for word in words]))
+    with pytest.raises(AssertionError, match="no checkout"):
+        exec(source, {})
+    exec(source.replace('REPOSITORY = ""', 'REPOSITORY = "an address"'), {})
+    checkout = str(tmp_path / "spatial-transformers")
+    clone = ["git", "clone", "--depth", "1", "an address", checkout]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--editable", checkout]
+    assert ran == ([clone] if installed else [clone, install])
+    assert sys.path[0] == checkout
+
+
 @pytest.mark.slow
 @each_notebook
 def test_runs_top_to_bottom(path, tmp_path, monkeypatch):
@@ -75,6 +101,7 @@ def test_runs_top_to_bottom(path, tmp_path, monkeypatch):
     empty.mkdir()
     for name, value in {
         "STN_DATA_DIR": str(empty),  # no MNIST
+        "STN_NOTEBOOKS": "small",
         "IPYTHONDIR": str(tmp_path / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
         "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of the Python that runs the tests

@@ -139,8 +139,7 @@ def measure(variant: Variant, circumstances: Mapping[str, Any], images: int | No
         images: the number of test digits, the first ones; None: all.
 
     Returns:
-        `letter`, `name`, `seeds`, `images`, and `factors`: factor -> `amounts`, the range of `training`, `ink`, the
-        `errors` (seeds, amounts), their `mean` and, of several seeds, sample standard deviation `std`.
+        As `summary`.
 
     Raises:
         UserError: for a run without weights, other data than R or RTS, and fewer than one image.
@@ -153,19 +152,45 @@ def measure(variant: Variant, circumstances: Mapping[str, Any], images: int | No
         training = training_of(data)
         digits, labels = data.digits.test_images[:images], data.digits.test_labels[:images]
         runs.append(curves(model, digits, labels, training, AMOUNTS))
+    seeds = [result.seed for result in variant.results]
+    return summary(variant.letter, variant.name, seeds, len(labels), training, AMOUNTS, runs)
+
+
+def summary(
+    letter: str,
+    name: str,
+    seeds: Sequence[int],
+    images: int,
+    training: Training,
+    amounts: Mapping[str, Sequence[float]],
+    runs: Sequence[Mapping[str, Mapping[str, list[float]]]],
+) -> dict[str, Any]:
+    """The curves of the runs of one configuration, as `markdown` and `picture` take them.
+
+    Args:
+        letter, name: of the configuration.
+        seeds: of the runs.
+        images: the number of test digits.
+        training: what the runs were trained on.
+        amounts: factor -> amounts.
+        runs: what `curves` returns for these amounts, one a run.
+
+    Returns:
+        `letter`, `name`, `seeds`, `images`, and `factors`: factor -> `amounts`, the range of `training`, `ink`, the
+        `errors` (seeds, amounts), their `mean` and, of several seeds, sample standard deviation `std`.
+    """
     factors = {}
-    for factor, amounts in AMOUNTS.items():
+    for factor, each in amounts.items():
         errors = np.array([run[factor]["error"] for run in runs])
         factors[factor] = {
-            "amounts": list(amounts),
+            "amounts": list(each),
             "training": list(training.ranges[factor]),
             "ink": runs[0][factor]["ink"],
             "errors": errors.tolist(),
             "mean": errors.mean(0).tolist(),
             "std": errors.std(0, ddof=1).tolist() if len(runs) > 1 else None,
         }
-    name = {"letter": variant.letter, "name": variant.name, "seeds": [r.seed for r in variant.results]}
-    return {**name, "images": len(labels), "factors": factors}
+    return {"letter": letter, "name": name, "seeds": list(seeds), "images": images, "factors": factors}
 
 
 def markdown(measured: Sequence[Mapping[str, Any]]) -> str:
