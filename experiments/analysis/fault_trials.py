@@ -174,7 +174,9 @@ def write_page(path: Path) -> Path:
     revision = (held["git_revision"] or "unknown")[:7] + (" (dirty)" if held["git_dirty"] else "")
     libraries = ", ".join(f"{library} {version}" for library, version in held["versions"].items())
     faults = [
-        f"- **{one['name']}**: {one['fault'].splitlines()[0]}" for one in held["trials"] if one["fault"]
+        f"- **{one['name']}**: {_general(one['fault'].splitlines()[0])}"
+        for one in held["trials"]
+        if one["fault"]
     ]
     about = (
         f"`{COMMAND} --trials {len(held['trials'])} --json {path}` makes all of this again. A trial is a tiny run that "
@@ -204,7 +206,8 @@ def write_page(path: Path) -> Path:
 
 def _general(sentence: str) -> str:
     """Without what differs from trial to trial, so that equal sentences are listed once."""
-    short = re.sub(r"\S+/(?=\w+\.(pt|json|jsonl)\b)", "", sentence)
+    short = re.sub(r"\S*/lab/[\w-]+/", "", sentence)
+    short = re.sub(r"\S+/(?=\w+\.(pt|json|jsonl)\b)", "", short)
     return re.sub(
         r"outputs/\S+?(?=[:,. ])", "the run directory", re.sub(r"(step|char|column|line) \d+", r"\1 …", short)
     )

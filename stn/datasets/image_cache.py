@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from stn.datasets.decoding import decode
-from stn.files import check_plain_name, list_problems
+from stn.files import DataNotFoundError, check_plain_name, list_problems
 
 __all__ = ["LONGEST", "ImageCache", "shorter_side"]
 
@@ -175,12 +175,27 @@ def _middle(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file whole or not at all. Whoever has the old file open keeps it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    """Writes a file whole or not at all. Whoever has the old file open keeps it.
+
+    Raises:
+        DataNotFoundError: The folder is gone, or goes while the file is written.
+    """
+    gone = (
+        f"The folder of decoded images, {path.parent}, vanished while {path.name} was written: start again."
+    )
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    except FileNotFoundError as error:
+        raise DataNotFoundError(gone) from error
     os.close(handle)
     try:
         write(Path(temporary))
         os.replace(temporary, path)
+    except FileNotFoundError as error:
+        if Path(temporary).exists():  # another file is missing
+            Path(temporary).unlink()
+            raise
+        raise DataNotFoundError(gone) from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -1,5 +1,7 @@
 """The image cache: what is decoded, and when it is decoded anew."""
 
+import shutil
+import tempfile
 import threading
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 from stn.datasets import image_cache
 from stn.datasets.image_cache import ImageCache
+from stn.files import DataNotFoundError
 
 
 def cache(files, tmp_path, side=40):
@@ -110,3 +113,16 @@ def test_grey_images_have_one_channel_in_a_cache_of_their_own(files, tmp_path):
     expected = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     assert (grey[5][0].numpy() == expected).all() and grey.crop(5, 1, 2, 30).shape == (30, 30, 1)
     assert colour[5].shape == (3, height, width)
+
+
+def test_a_folder_that_vanishes_while_it_is_written_is_one_sentence(files, tmp_path, monkeypatch):
+    mkstemp = tempfile.mkstemp
+
+    def vanishes(**how):
+        made = mkstemp(**how)
+        shutil.rmtree(tmp_path / "cache")
+        return made
+
+    monkeypatch.setattr(tempfile, "mkstemp", vanishes)
+    with pytest.raises(DataNotFoundError, match="vanished while"):
+        cache(files, tmp_path)
