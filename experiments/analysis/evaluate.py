@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.engine.build import UserError, build, with_arguments
+from experiments.engine.classes import class_names
 from experiments.engine.compute import choose
 from experiments.engine.configuration import configuration
 from experiments.engine.files import write_json
@@ -205,11 +206,10 @@ def _complete(
 
 def _check_fits(data: Data, trained: Trained) -> None:
     """Refuses data of which the network cannot tell the classes."""
-    names = tuple(map(str, getattr(data, "classes", ())))
     for what, theirs, ours in (
         ("images", tuple(data.in_shape), trained.in_shape),
         ("classes", data.num_classes, trained.num_classes),
-        ("classes", ", ".join(names), ", ".join(trained.classes) if names else ""),
+        ("classes", ", ".join(class_names(data)), ", ".join(trained.classes)),
     ):
         if theirs != ours:
             raise UserError(f"The network was trained on {what} {ours}, and these data have {what} {theirs}.")

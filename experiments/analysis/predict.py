@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from experiments.engine.build import UserError, offered
 from experiments.engine.files import write_atomically
@@ -19,6 +18,7 @@ from experiments.engine.identity import current_name
 from experiments.engine.loading import Trained, load_network
 from stn.datasets.decoding import decode
 from stn.datasets.distorted import DistortedDigits
+from stn.datasets.folder_layout import images_below
 from stn.datasets.image_cache import ImageCache, shorter_side
 from stn.datasets.images import ImageDataset
 from stn.files import list_problems
@@ -120,10 +120,7 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in paths:
-        inside = [path]
-        if path.is_dir():
-            shown = (one for one in sorted(path.rglob("*")) if not one.name.startswith("."))
-            inside = [one for one in shown if one.suffix.lower() in IMG_EXTENSIONS and one.is_file()]
+        inside = images_below(path) if path.is_dir() else [path]
         if not inside or not path.exists():
             raise UserError(f"{path} holds no images: give image files, or folders of them.")
         files += inside

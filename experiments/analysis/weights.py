@@ -43,7 +43,8 @@ def publish_weights(
         A line for each run: its error and that of the stored network.
 
     Raises:
-        UserError: a run is not published, or is no network of distorted MNIST, or its stored network has another error.
+        UserError: a run is not published, has another seed than 0, or is no network of distorted MNIST, or its stored
+            network has another error.
     """
     lines = [_publish(run, published, weights, arguments) for run in runs]
     write_sums(weights)
@@ -58,6 +59,8 @@ def _publish(run: Path, published: Path, weights: Path, arguments: Mapping[str, 
     path = published / result.experiment / f"{run.parent.name}-{run.name}.json"
     if not path.exists() or Result.read(path) != result:
         raise UserError(f"{run} is not published as {path}: weights are those of published runs.")
+    if result.seed != 0:
+        raise UserError(f"{run} has seed {result.seed}: the stored networks are those of seed 0.")
     name = config["model"]["_target_"].removeprefix(f"{mnist.__name__}.")
     transform = config["model"].get("transform") or {"_target_": ""}
     kind = transform["_target_"].rpartition(".")[2]
@@ -75,7 +78,7 @@ def _publish(run: Path, published: Path, weights: Path, arguments: Mapping[str, 
         test_error=float("nan"),
         test_fingerprint=result.test_fingerprint,
     )
-    file = weights / result.experiment / f"{run.parent.name.removesuffix(f'-{result.trainer}')}.safetensors"
+    file = weights / result.experiment / f"{run.parent.name.removesuffix('-fast')}.safetensors"
     trial = file.with_suffix(".trial")
     try:
         save_weights(trial, model, card)

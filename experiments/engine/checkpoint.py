@@ -10,11 +10,10 @@ from torch import nn
 
 from experiments.engine.build import UserError
 from experiments.engine.files import write_atomically
+from experiments.engine.rundir import BEFORE, LAST
 from stn.files import load_tensors
 
 log = logging.getLogger(__name__)
-
-LAST, BEFORE = "last.pt", "before.pt"  # the newest checkpoint of a run directory, and the one before it
 
 
 def save(path: Path, state: Any) -> None:

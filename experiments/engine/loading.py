@@ -13,6 +13,7 @@ from torch import nn
 
 from experiments.engine import checkpoint
 from experiments.engine.build import UserError, build, with_arguments
+from experiments.engine.classes import class_names
 from experiments.engine.interfaces import Data
 
 MADE_FOR = "made_for"  # the key of a checkpoint under which `made_for` stands
@@ -52,7 +53,7 @@ def made_for(data: Data) -> dict[str, Any]:
     return {
         "in_shape": list(data.in_shape),
         "num_classes": data.num_classes,
-        "classes": [str(name) for name in getattr(data, "classes", ())],
+        "classes": class_names(data),
     }
 
 

@@ -32,7 +32,7 @@ def adopt(folder: Path, cfg: DictConfig, task: Task, *, validates: bool) -> None
         task: of the run.
         validates: whether images are held out, on which it is validated.
     """
-    if any((folder / name).exists() for name in (checkpoint.LAST, checkpoint.BEFORE)):
+    if rundir.has_checkpoint(folder):
         return
     found = sorted(_shorter(folder, cfg), key=lambda one: one[1]["iterations"], reverse=True)
     ours, refusals = identity(cfg)["trainer"], []

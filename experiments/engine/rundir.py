@@ -29,6 +29,8 @@ from experiments.engine.result import Result
 
 log = logging.getLogger(__name__)
 
+LAST, BEFORE = "last.pt", "before.pt"  # the newest checkpoint, and the one before it
+
 LONGEST = 150  # characters of a run's name; a longer one ends in a hash of the whole
 # The first part of a name says these.
 IN_PATH = ("experiment", "model", "transform", "trainer")
@@ -165,7 +167,7 @@ def finished(folder: Path, cfg: DictConfig) -> Result | None:
     """
     for name in ("result.json", "config.json"):
         path = folder / name
-        if not path.exists() or (name == "config.json" and not _checkpoint(folder)):
+        if not path.exists() or (name == "config.json" and not has_checkpoint(folder)):
             continue
         try:
             held = json.loads(path.read_text())
@@ -186,9 +188,9 @@ def finished(folder: Path, cfg: DictConfig) -> Result | None:
     return None
 
 
-def _checkpoint(folder: Path) -> bool:
+def has_checkpoint(folder: Path) -> bool:
     """Whether a run has come so far that another one may not take its place."""
-    return any((folder / name).exists() for name in ("last.pt", "before.pt"))
+    return any((folder / name).exists() for name in (LAST, BEFORE))
 
 
 def held_result(path: Path, cfg: DictConfig | Mapping[str, Any]) -> Result | None:

@@ -78,7 +78,7 @@ def upload_files(tracker: Tracker, result: Result, folder: Path) -> None:
     if best.exists():
         about = {key: value for key, value in checkpoint.load(best).items() if key != "model"}
         tracker.artifact("model", [best], alias="best", metadata=facts | about)
-    state = checkpoint.load(folder / "last.pt")
+    state = checkpoint.load(folder / checkpoint.LAST)
     checkpoint.save(weights, {"step": state["step"], "model": state["model"]})
     tracker.artifact("model", [weights], alias="last", metadata=facts | {"step": state["step"]})
 

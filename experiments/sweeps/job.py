@@ -95,7 +95,7 @@ class Job:
     @property
     def started(self) -> bool:
         """Whether there is a checkpoint."""
-        return (self.folder / "last.pt").exists()
+        return rundir.has_checkpoint(self.folder)
 
     @property
     def left(self) -> float:

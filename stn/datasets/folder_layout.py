@@ -11,7 +11,7 @@ from typing import Any
 
 from stn.files import DataNotFoundError
 
-__all__ = ["Layout", "content_of", "read_layout"]
+__all__ = ["Layout", "content_of", "images_below", "read_layout"]
 
 # Endings of the files that are images.
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -107,6 +107,17 @@ def read_layout(root: str | Path) -> Layout:
     return layout
 
 
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and the folders below it, by name, without what the system has put there.
+
+    Args:
+        folder: the folder.
+    """
+    folders, files = _entries(folder)
+    inside = [file for file in files if file.suffix.lower() in ENDINGS]
+    return sorted(inside + [file for one in folders for file in images_below(one)])
+
+
 def content_of(layout: Layout) -> dict[str, Any]:
     """What a run is trained and tested on, whatever the folder is called.
 
@@ -160,7 +171,7 @@ def _add(layout: Layout, folders: Sequence[Path], part: str | None) -> None:
     images: dict[str, list[Path]] = {}
     for folder in folders:
         inner, files = _entries(folder)
-        if nested := [one for one in inner if _holds_images(one)]:
+        if nested := [one for one in inner if images_below(one)]:
             raise ValueError(
                 f"{folder} holds folders of images, {_listed(nested)}, and a class is one folder: {WANTED}"
             )
@@ -197,12 +208,6 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
         raise DataNotFoundError(f"{folder} cannot be read ({error.strerror}): {WANTED}") from error
     folders, files = ([Path(one.path) for one in shown if one.is_dir() == kind] for kind in (True, False))
     return sorted(folders), sorted(files)
-
-
-def _holds_images(folder: Path) -> bool:
-    """Whether there is an image in a folder or in one below it."""
-    names = (name for _, _, each in os.walk(folder) for name in each)
-    return any(Path(name).suffix.lower() in ENDINGS and not name.startswith(".") for name in names)
 
 
 def _listed(folders: Sequence[Path]) -> str:

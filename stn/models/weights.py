@@ -7,7 +7,6 @@ alone, so nothing in it can run as code. safetensors is imported on use.
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,18 +84,20 @@ class Card:
 
 
 def save_weights(path: str | Path, model: nn.Module, card: Card) -> None:
-    """Writes a network, its floating-point numbers in half precision. The file appears whole or not at all.
+    """Writes a network, its floating-point numbers in half precision.
 
     Args:
         path: of the file, .safetensors.
         model: as `card` builds it.
         card: goes into the file.
     """
-    from safetensors.torch import save
+    from safetensors.torch import save_file
 
     state = {name: x.half() if x.is_floating_point() else x for name, x in model.state_dict().items()}
     state = {name: x.cpu().contiguous() for name, x in state.items()}
-    _replace(Path(path), save(state, {"card": json.dumps(asdict(card))}))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path, {"card": json.dumps(asdict(card))})
 
 
 def load_weights(path: str | Path) -> tuple[Card, nn.Module]:
@@ -140,7 +141,7 @@ def pretrained_names(folder: str | Path = FOLDER) -> list[str]:
 
 
 def pretrained(name: str, *, folder: str | Path = FOLDER) -> nn.Module:
-    """A network of the published runs, trained by `trainer=fast` with seed 0.
+    """A network of the published runs, trained with seed 0, by `trainer=fast` unless the name says another.
 
     Images are (B, 1, H, W) in [0, 1], white digits on black, of the side that the distortion has: 28 pixels for R, P
     and E, 42 for RTS, 60 for TC. weights/README.md lists names and errors.
@@ -183,14 +184,7 @@ def write_sums(folder: str | Path) -> None:
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
         for path in sorted(folder.rglob("*.safetensors"))
     ]
-    _replace(folder / SUMS, "".join(lines).encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    (folder / SUMS).write_text("".join(lines))
 
 
 def _sums(folder: Path) -> dict[str, str]:

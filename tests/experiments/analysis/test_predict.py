@@ -159,7 +159,7 @@ def test_a_checkpoint_that_does_not_say_what_its_network_was_made_for_needs_the_
 
 
 def test_images_of_a_folder_come_by_name_from_all_its_folders(tmp_path):
-    for name in ("b/2.JPG", "a.png", "b/1.jpeg", ".hidden.png", "c.txt"):
+    for name in ("b/2.JPG", "a.png", "b/1.jpeg", ".hidden.png", "c.txt", ".cache/d.png", "__MACOSX/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     given = [tmp_path / "c.txt", tmp_path]

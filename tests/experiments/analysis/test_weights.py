@@ -58,6 +58,18 @@ def test_another_error_in_half_precision_is_refused(finished, script, tmp_path):
     assert list((tmp_path / "weights").rglob("*.*")) == []
 
 
+def test_another_seed_is_refused(configure, script, tmp_path):
+    cfg = configure("experiment=mnist_r", "model=fcn", "seed=1")
+    run(cfg)
+    folder = rundir.run_dir(cfg)
+    published = tmp_path / "runs" / "mnist_r" / f"{folder.parent.name}-{folder.name}.json"
+    published.parent.mkdir(parents=True)
+    shutil.copyfile(folder / "result.json", published)
+    words = ["--weights", str(tmp_path / "weights"), "--published", str(tmp_path / "runs")]
+    code, _, said = script("publish_weights.py", str(folder), *words)
+    assert code == 2 and "has seed 1" in said and not (tmp_path / "weights").exists()
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", pretrained_names())
 def test_each_network_predicts_what_its_published_run_predicted(name, real):
