@@ -2,7 +2,7 @@
 
 What is imported here needs PyTorch alone. `stn.models.backbones`, `stn.models.images` and `stn.datasets.folder` need
 torchvision, and `stn.datasets.mnist` to download. Data sets need NumPy, those of images Pillow and filelock, and the
-embedded digits scikit-learn.
+embedded digits scikit-learn. `stn.models.weights` needs safetensors.
 
 Examples:
     >>> import torch

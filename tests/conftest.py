@@ -12,9 +12,7 @@ from stn.files import DataNotFoundError
 
 ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("suite", max_examples=8, deadline=None, derandomize=True, database=None)
-settings.register_profile(
-    "long", max_examples=int(__import__("os").environ.get("N", "2000")), deadline=None
-)  # --hypothesis-profile long
+settings.register_profile("long", max_examples=1000, deadline=None)  # --hypothesis-profile long
 settings.load_profile("suite")
 
 

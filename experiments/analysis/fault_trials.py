@@ -206,8 +206,7 @@ def write_page(path: Path) -> Path:
 
 def _general(sentence: str) -> str:
     """Without what differs from trial to trial, so that equal sentences are listed once."""
-    short = re.sub(r"\S*/lab/[\w-]+/", "", sentence)
-    short = re.sub(r"\S+/(?=\w+\.(pt|json|jsonl)\b)", "", short)
+    short = re.sub(r"\S+/(?=\w+\.(pt|json|jsonl)\b)", "", sentence)
     return re.sub(
         r"outputs/\S+?(?=[:,. ])", "the run directory", re.sub(r"(step|char|column|line) \d+", r"\1 …", short)
     )

@@ -111,7 +111,8 @@ class Trial:
         Raises:
             Fault: it ended neither well nor in one sentence, or a checkpoint or a result is lost.
         """
-        said, now = ended.said, standing(self.run)
+        said = ended.said.replace(f"{self.folder}/", "").replace(f"{self.folder.parent}/", "")
+        now = standing(self.run)
         record = {"by": describe(by), "at": self._share, "came": ended.came, "status": ended.status}
         record["stands"] = _words(now)
         self.starts.append(record | {"said": said.splitlines()[-1] if said else ""})

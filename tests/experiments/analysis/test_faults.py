@@ -154,3 +154,11 @@ def test_names_of_trials_and_the_page(tmp_path, monkeypatch, script):
     assert script("faults.py", "--trials", "1")[0] == 0 and not (tmp_path / "removed").exists()
     assert script("faults.py", "--only", "nothing")[0] == 2
     assert write_page(tmp_path / "faults.json").read_text() == page
+
+
+def test_what_is_said_is_recorded_without_the_temporary_folder(tmp_path):
+    trial = Trial("kill-0", tmp_path / "lab", Reference(tmp_path, Path("run"), 10), [])
+    trial.judge(
+        Ended(2, f"{tmp_path / 'lab' / 'images'} is empty, not {tmp_path / 'other'}.", False), -1, None
+    )
+    assert trial.starts[0]["said"] == "images is empty, not other."
