@@ -294,26 +294,6 @@ def test_good_overrides_pass(arguments):
     explain_bad_overrides(arguments)
 
 
-def test_train_py_sweeps_and_a_second_time_runs_nothing(tmp_path):
-    command = [
-        sys.executable, str(ROOT / "train.py"), "-m", "experiment=mnist_r", "model=fcn", "seed=0,1",
-        "dataset=digits", "trainer=smoke", "trainer.iterations=2", "trainer.batch_size=8", "model.width=4", "threads=1",
-        "trainer.log_every=2", "trainer.checkpoint_every=2", "trainer.val_every=2", "wandb.mode=disabled",
-        f"output_dir={tmp_path}/outputs",
-    ]  # fmt: skip
-    first = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    results = sorted((tmp_path / "outputs").rglob("result.json"))
-    assert len(results) == 2
-    assert sorted({path.name for path in results[0].parent.iterdir()} & {"examples.png", "last.pt"}) == [
-        "examples.png", "last.pt",
-    ]  # fmt: skip
-    assert first.stdout.count("result: ") == 2
-    stamps = [path.stat().st_mtime_ns for path in results]
-    second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert second.stdout.count("finished before") == 2 and "2 skipped." in second.stdout
-    assert [path.stat().st_mtime_ns for path in results] == stamps
-
-
 def test_an_error_of_the_users_is_one_sentence_and_status_2(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "device=gpu", f"output_dir={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

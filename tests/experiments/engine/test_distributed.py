@@ -11,29 +11,32 @@ import pytest
 import torch
 
 from experiments.engine.build import UserError
+from experiments.engine.configuration import configuration
 from experiments.engine.distributed import Group, ShardedStream
 from experiments.engine.interfaces import Task
 from experiments.engine.result import Result
+from experiments.engine.run import run
 from stn.datasets.streams import TrainStream
 
 ROOT = Path(__file__).resolve().parents[3]
-TINY = [
+TINY = (
     "experiment=mnist_rts", "model=st_cnn", "dataset=digits", "trainer=smoke", "device=cpu", "threads=1",
     "model.width=6", "trainer.iterations=6", "trainer.batch_size=16", "trainer.log_every=2",
     "trainer.checkpoint_every=2", "trainer.val_every=2", "dataset.val_size=20", "wandb.mode=disabled", "figures=false",
-]  # fmt: skip
+)  # fmt: skip
 
 
-def launch(folder, processes, *overrides):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+def launch(folder):
     return subprocess.run(
         [
             sys.executable,
-            *(torchrun if processes > 1 else []),
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
             "train.py",
             *TINY,
             f"output_dir={folder}",
-            *overrides,
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -45,12 +48,12 @@ def launch(folder, processes, *overrides):
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
+    run(configuration([*TINY, f"output_dir={tmp_path / '1'}"]))
+    done = launch(tmp_path / "2")
+    assert done.returncode == 0, done.stderr
     results, states, histories = [], [], []
     for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        done = launch(folder, processes)
-        assert done.returncode == 0, done.stderr
-        (path,) = folder.rglob("result.json")
+        (path,) = (tmp_path / str(processes)).rglob("result.json")
         results.append(Result.read(path))
         states.append(torch.load(path.parent / "last.pt", weights_only=True)["model"])
         histories.append(
@@ -67,7 +70,7 @@ def test_two_processes_train_what_one_does(tmp_path):
         assert b["train/error"] == pytest.approx(a["train/error"], abs=1e-6)
     # the first alone has written, and it says so once
     assert [path.name for path in (tmp_path / "2").rglob("*.json")].count("result.json") == 1
-    again = launch(tmp_path / "2", 2)
+    again = launch(tmp_path / "2")
     assert (
         again.returncode == 0
         and again.stderr.count("is finished already") + again.stdout.count("is finished already") == 1

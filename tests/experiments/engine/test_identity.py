@@ -114,7 +114,7 @@ from experiments.engine.result import Result
 from experiments.sweeps.plan import plan
 
 results = Path(sys.argv[1])
-jobs = plan("all", trainer="fast", seeds=[0, 1, 2], results=results)
+jobs = [job for name in ("tc", "addition", "3d") for job in plan(name, trainer="fast", seeds=[0], results=results)]
 jobs += plan("birds", trainer="fast", seeds=[0], results=results, dataset="cub50")
 found = [job for job in jobs if job.published.exists()]
 assert all(Result.read(job.published).is_of(job.identity) for job in found)
@@ -135,4 +135,8 @@ def test_a_class_moved_in_a_copy_of_the_tree_leaves_every_published_run_as_it_is
     command = [sys.executable, "-c", HELD, str(ROOT / "results")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == len(PUBLISHED)
+    planned = ("mnist_tc", "mnist_addition", "mnist_3d", "cub_")
+    first = [
+        path for path in PUBLISHED if path.stem.endswith("seed_0") and path.parent.name.startswith(planned)
+    ]
+    assert int(done.stdout) == len(first) > 10
