@@ -1,26 +1,25 @@
 """Data sets of images of any size: cropped and mirrored at random for training, their middles for the test."""
 
-import copy
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stn.datasets.image_cache import ImageCache, shorter_side
+from stn.datasets.streams import Shuffled
 from stn.files import list_problems
 from stn.seeds import stream_seed
 
 __all__ = ["FixedImages", "ImageDataset", "ImageStream"]
 
 
-class ImageStream:
+class ImageStream(Shuffled):
     """Training batches without end: shuffled anew every epoch, a random crop of each image, half of them mirrored.
 
     The remainder of an epoch that is smaller than a batch is dropped. From a restored state the same batches follow, to
@@ -57,19 +56,10 @@ class ImageStream:
         device: torch.device,
         mirror: bool = True,
     ) -> None:
-        if not 1 <= batch_size <= len(index):
-            raise ValueError(
-                f"A training batch of {batch_size} needs as many training images, and there are {len(index)}: "
-                "lower trainer.batch_size."
-            )
+        generator = torch.Generator().manual_seed(stream_seed(seed, "train"))
+        super().__init__(len(index), batch_size=batch_size, generator=generator)
         self.cache, self.index, self.labels = cache, index, labels
-        self.size, self.batch_size, self.device, self.mirror = size, batch_size, device, mirror
-        self.generator = torch.Generator().manual_seed(stream_seed(seed, "train"))
-        self._shuffle()
-
-    def _shuffle(self) -> None:
-        self.order = torch.randperm(len(self.index), generator=self.generator)
-        self.position = 0
+        self.size, self.device, self.mirror = size, device, mirror
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
         """The next batch.
@@ -77,10 +67,7 @@ class ImageStream:
         Returns:
             Images (batch_size, C, size, size), float32 in [0, 1], and labels (batch_size,), on the device.
         """
-        if self.position + self.batch_size > len(self.order):
-            self._shuffle()
-        drawn = self.index[self.order[self.position : self.position + self.batch_size]]
-        self.position += self.batch_size
+        drawn = self.index[self.draw()]
         chances = torch.rand(len(drawn), 3, generator=self.generator)[self.rows].tolist()
         drawn = drawn[self.rows]
         images = np.empty((len(drawn), self.size, self.size, self.cache.channels), np.uint8)
@@ -90,35 +77,6 @@ class ImageStream:
             crop = self.cache.crop(i, top, left, self.size)
             images[row] = crop[:, ::-1] if self.mirror and side < 0.5 else crop
         return _to_device(images, self.device), self.labels[drawn].to(self.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, for `load_state_dict`: generator, order and position."""
-        order = self.order.to(torch.int32)
-        return {"generator": self.generator.get_state(), "order": order, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a state.
-
-        Args:
-            state: as of `state_dict`, on any device.
-
-        Raises:
-            ValueError: The state is of a stream over another number of images.
-        """
-        if len(state["order"]) != len(self.index):
-            raise ValueError(
-                f"The state is of a stream over {len(state['order'])} training images, and here are "
-                f"{len(self.index)}: was dataset.val_size another?"
-            )
-        self.generator.set_state(state["generator"].cpu())
-        self.order = state["order"].to("cpu", torch.int64)
-        self.position = state["position"]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ImageStream":
-        twin = copy.copy(self)  # the images are shared
-        twin.generator = torch.Generator()
-        twin.load_state_dict(self.state_dict())
-        return twin
 
 
 def _to_device(images: np.ndarray, device: torch.device) -> Tensor:

@@ -5,17 +5,92 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from stn.seeds import stream_seed
 
-__all__ = ["FixedSet", "TrainStream"]
+__all__ = ["FixedSet", "Shuffled", "TrainStream"]
 
 
-class TrainStream:
+class Shuffled:
+    """The order of training images: shuffled anew every epoch, without the remainder that is smaller than a batch.
+
+    Args:
+        count: of the training images.
+        batch_size: from 1 to `count`.
+        generator: of the order, and of what else a stream draws; it is a part of the state. Its device has the indices.
+        what: the images are, for the messages.
+
+    Raises:
+        ValueError: The batch is larger than the training set, or empty.
+
+    Examples:
+        >>> order = Shuffled(5, batch_size=2, generator=torch.Generator().manual_seed(0))
+        >>> len(set(torch.cat([order.draw(), order.draw()]).tolist()))
+        4
+    """
+
+    def __init__(
+        self, count: int, *, batch_size: int, generator: torch.Generator, what: str = "images"
+    ) -> None:
+        if not 1 <= batch_size <= count:
+            raise ValueError(
+                f"A training batch of {batch_size} needs as many training {what}, and there are {count}: "
+                "lower trainer.batch_size."
+            )
+        self.count, self.batch_size, self.generator, self.what = count, batch_size, generator, what
+        self._shuffle()
+
+    def _shuffle(self) -> None:
+        self.order = torch.randperm(self.count, generator=self.generator, device=self.generator.device)
+        self.position = 0
+
+    def draw(self) -> Tensor:
+        """Which images come next.
+
+        Returns:
+            (batch_size,), from 0 to `count` - 1.
+        """
+        if self.position + self.batch_size > self.count:
+            self._shuffle()
+        drawn = self.order[self.position : self.position + self.batch_size]
+        self.position += self.batch_size
+        return drawn
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, for `load_state_dict`: generator, order and position."""
+        order = self.order.to(torch.int32)
+        return {"generator": self.generator.get_state(), "order": order, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a state.
+
+        Args:
+            state: as of `state_dict`, on any device.
+
+        Raises:
+            ValueError: The state is of a stream over another number of images.
+        """
+        if len(state["order"]) != self.count:
+            raise ValueError(
+                f"The state is of a stream over {len(state['order'])} training {self.what}, and here are "
+                f"{self.count}: was dataset.val_size another?"
+            )
+        self.generator.set_state(state["generator"].cpu())
+        self.order = state["order"].to(self.generator.device, torch.int64)
+        self.position = state["position"]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = copy.copy(self)  # the images are shared
+        twin.generator = torch.Generator(self.generator.device)
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+
+class TrainStream(Shuffled):
     """Training batches without end: shuffled anew every epoch, each digit distorted afresh each time it is drawn.
 
     The remainder of an epoch that is smaller than a batch is dropped. From a restored state the same batches follow, to
@@ -48,18 +123,9 @@ class TrainStream:
         batch_size: int,
         seed: int,
     ) -> None:
-        if not 1 <= batch_size <= len(images):
-            raise ValueError(
-                f"A training batch of {batch_size} needs as many training digits, and there are {len(images)}: "
-                "lower trainer.batch_size."
-            )
-        self.images, self.labels, self.distort, self.batch_size = images, labels, distort, batch_size
-        self.generator = torch.Generator(images.device).manual_seed(stream_seed(seed, "train"))
-        self._shuffle()
-
-    def _shuffle(self) -> None:
-        self.order = torch.randperm(len(self.images), generator=self.generator, device=self.images.device)
-        self.position = 0
+        generator = torch.Generator(images.device).manual_seed(stream_seed(seed, "train"))
+        super().__init__(len(images), batch_size=batch_size, generator=generator, what="digits")
+        self.images, self.labels, self.distort = images, labels, distort
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
         """The next batch.
@@ -68,18 +134,6 @@ class TrainStream:
             Images (batch_size, 1, S, S), float32 in [0, 1], and labels (batch_size,), on the device of the digits.
         """
         return self.batch(self.draw())
-
-    def draw(self) -> Tensor:
-        """The first half of `next_batch`: which digits come next.
-
-        Returns:
-            (batch_size,), indices into the training digits.
-        """
-        if self.position + self.batch_size > len(self.order):
-            self._shuffle()
-        drawn = self.order[self.position : self.position + self.batch_size]
-        self.position += self.batch_size
-        return drawn
 
     def batch(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """The second half of `next_batch`: these digits, distorted.
@@ -93,35 +147,6 @@ class TrainStream:
             As `next_batch`.
         """
         return self.distort(self.images.index_select(0, drawn), self.generator), self.labels[drawn]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, for `load_state_dict`: generator, order and position."""
-        order = self.order.to(torch.int32)
-        return {"generator": self.generator.get_state(), "order": order, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a state.
-
-        Args:
-            state: as of `state_dict`, on any device.
-
-        Raises:
-            ValueError: The state is of a stream over another number of digits.
-        """
-        if len(state["order"]) != len(self.images):
-            raise ValueError(
-                f"The state is of a stream over {len(state['order'])} training digits, and here are "
-                f"{len(self.images)}: was dataset.val_size another?"
-            )
-        self.generator.set_state(state["generator"].cpu())
-        self.order = state["order"].to(self.images.device, torch.int64)
-        self.position = state["position"]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "TrainStream":
-        twin = copy.copy(self)  # the digits are shared
-        twin.generator = torch.Generator(self.images.device)
-        twin.load_state_dict(self.state_dict())
-        return twin
 
 
 @dataclass(frozen=True)
