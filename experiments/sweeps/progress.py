@@ -214,7 +214,7 @@ class Progress:
             for line in self._lines:
                 line.sp = tqdm.status_printer(self._output)
         self._size = size
-        shown = list(self._running.values())[: max(size.lines - 2, 0)]
+        shown = list(self._running.values())[: max(size.lines - 3, 0)]  # tqdm leaves two rows free
         while len(self._lines) > len(shown) + 1:
             self._lines.pop().close()
         while len(self._lines) < len(shown) + 1:
