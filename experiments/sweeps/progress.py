@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 POLL = 1.0  # seconds between two looks at the run directories
 QUIET = 300.0  # seconds at least between two plain lines of one run
 TAIL = 65_536  # bytes of a metrics.jsonl that are read at first sight
+ERASE = "\r\x1b[J"  # from the start of the line to the end of the screen
 POINTS = 30  # log lines, at most, over which a rate is measured
 
 
@@ -72,8 +73,7 @@ class Progress:
         self._measured: dict[Path, float] = {}  # seconds of a whole training, of runs that were watched
         self._estimate: Estimator | None = None
         self._estimated: dict[Path, float | None] = {}
-        self._lines: list[tqdm] = []
-        self._size = os.terminal_size((80, 24))
+        self._drawn = False  # whether the block is on the screen, the cursor at its start
         self._broken = False
 
     def __enter__(self) -> "Progress":
@@ -106,12 +106,10 @@ class Progress:
 
     def report(self, text: str) -> None:
         """Gives lines to `report`; in a terminal they stand above the block."""
-        if not self._lines:
-            self._report(text)
-            return
-        with tqdm.external_write_mode(file=self._output):
-            self._report(text)
-        self._guard(self._to_margin)
+        self._guard(self._clear)
+        self._report(text)
+        if self.live:
+            self._guard(self._draw)
 
     def close(self) -> None:
         """Removes the block. Nothing is shown any more."""
@@ -207,25 +205,25 @@ class Progress:
     # -- the block
 
     def _draw(self) -> None:
+        """Draws the block over the one before, in one write: a Ctrl-C between two would leave half a block.
+
+        tqdm draws the bars, but not the block: its lines end up in wrong places when the terminal changes its width.
+        """
         size = _size(self._output)
-        if size != self._size and self._lines:
-            # The terminal has broken the lines anew, so that tqdm no longer knows what stands where.
-            self._output.write("\r\x1b[J")
-            for line in self._lines:
-                line.sp = tqdm.status_printer(self._output)
-        self._size = size
-        shown = list(self._running.values())[: max(size.lines - 3, 0)]  # tqdm leaves two rows free
-        while len(self._lines) > len(shown) + 1:
-            self._lines.pop().close()
-        while len(self._lines) < len(shown) + 1:
-            at = len(self._lines)
-            self._lines.append(
-                tqdm(bar_format="{desc}", position=at, leave=False, file=self._output, dynamic_ncols=True)
-            )
-        texts = [*self._bars(shown, size.columns - 1), self._all()]
-        for line, text in zip(self._lines, texts, strict=True):
-            line.set_description_str(text[: size.columns - 1])
-        self._to_margin()
+        shown = list(self._running.values())[: max(size.lines - 2, 0)]
+        texts = [*self._bars(shown, size.columns - 1), self._all()[: size.columns - 1]]
+        up = f"\x1b[{len(texts) - 1}A" if len(texts) > 1 else ""
+        self._write(ERASE + "\n".join(texts) + "\r" + up)
+        self._drawn = True
+
+    def _clear(self) -> None:
+        if self._drawn:
+            self._write(ERASE)
+            self._drawn = False
+
+    def _write(self, text: str) -> None:
+        self._output.write(text)
+        self._output.flush()
 
     def _bars(self, runs: Sequence["_Watched"], width: int) -> list[str]:
         """A line of so many columns for each run."""
@@ -239,12 +237,13 @@ class Progress:
             columns = [errors, times]
         room = min(longest, max(width - _wide(columns) - 15, 8))  # 15: the percentage and a short bar
         widths = [max(map(len, column)) for column in columns] if runs else []
+        ascii_only = "utf" not in (self._output.encoding or "").lower()
         lines = []
         for run, name, *texts in zip(runs, names, *columns, strict=True):
             tail = "".join(f"  {text:>{n}}" for text, n in zip(texts, widths, strict=True))
             short = name if len(name) <= room else f"{name[: room - 2]}.."
             bar: Any = tqdm.format_meter(
-                min(run.step, run.iterations), run.iterations, 0, ncols=width, ascii=self._lines[0].ascii,
+                min(run.step, run.iterations), run.iterations, 0, ncols=width, ascii=ascii_only,
                 prefix=f"{short:{room}}", bar_format="{desc} {percentage:3.0f}%|{bar}|{tail}", tail=tail,
             )  # fmt: skip
             lines.append(str(bar))
@@ -256,15 +255,6 @@ class Progress:
             return "testing"
         left = self._left_of(run)
         return "unknown" if left is None else f"{'' if run.rate else '~'}{duration(left)}"
-
-    def _clear(self) -> None:
-        while self._lines:
-            self._lines.pop().close()
-
-    def _to_margin(self) -> None:
-        """Rests the cursor at the margin, where the ^C that a terminal prints breaks no line."""
-        self._output.write("\r")
-        self._output.flush()
 
 
 class _Watched:
