@@ -183,9 +183,9 @@ class Progress:
         kinds = {"done": 0, "failed": 0, **ended, "open": self._total - sum(ended.values())}
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         left = self._left()
-        text = f"{counts}; " + ("time left unknown" if left is None else f"about {duration(left)} left")
+        text = f"{counts}; " + ("time left unknown" if left is None else f"~{duration(left)} left")
         budget = max(self._end - self._clock(), 0.0)
-        return text if budget >= (left or 0.0) else f"{text}, {duration(budget)} of the budget"
+        return text if budget >= (left or 0.0) else f"{text}, budget {duration(budget)}"
 
     # -- plain lines
 

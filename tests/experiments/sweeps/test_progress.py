@@ -200,10 +200,10 @@ def test_the_time_for_all_is_of_measured_rates_and_estimates(progress, run, log,
     shown.end(jobs[0], "done")
     shown.end(jobs[1], "failed")
     assert shown._left() == pytest.approx(100)
-    assert shown._all() == "1 done, 1 failed, 2 open; about 2 min left"
+    assert shown._all() == "1 done, 1 failed, 2 open; ~2 min left"
     shown.end(jobs[2], "stopped")
     shown.end(jobs[3], "open")
-    assert shown._all() == "1 done, 1 failed, 1 stopped, 1 open; about 0 s left"
+    assert shown._all() == "1 done, 1 failed, 1 stopped, 1 open; ~0 s left"
 
 
 def test_runs_that_are_not_known_yet_count_as_those_that_were_seen(progress, run, log, clock):
@@ -216,7 +216,7 @@ def test_runs_that_are_not_known_yet_count_as_those_that_were_seen(progress, run
     log(job, 50)
     shown.tick()
     assert shown._left() == pytest.approx(10 + 4 * 20)
-    assert shown._all() == "0 done, 0 failed, 5 open; about 2 min left, 50 s of the budget"
+    assert shown._all() == "0 done, 0 failed, 5 open; ~2 min left, budget 50 s"
 
 
 def test_plain_lines_tell_each_tenth_but_not_more_than_one_in_five_minutes(progress, run, log, clock):
@@ -232,7 +232,7 @@ def test_plain_lines_tell_each_tenth_but_not_more_than_one_in_five_minutes(progr
     assert len(shown.said) == 9  # a tenth takes ten minutes
     assert shown.said[0] == (
         "running mnist_r/st_cnn-affine-fast-seed_0  step 10 of 100, train 1.25%, 1.5 h left; "
-        "all: 0 done, 0 failed, 1 open; about 1.5 h left"
+        "all: 0 done, 0 failed, 1 open; ~1.5 h left"
     )
     again = run(seed=1)
     shown.begin(again)
@@ -341,7 +341,7 @@ def test_a_block_in_a_terminal_and_below_the_end_nothing_of_it(terminal, run, lo
         assert (
             re.fullmatch(r"cnn seed_0 +0%\| +\|   0/100 +~22 s", second) and len(first) == len(second) == 79
         )
-        assert below == "0 done, 0 failed, 3 open; about 34 s left"
+        assert below == "0 done, 0 failed, 3 open; ~34 s left"
         for job, kind in ((jobs[0], "done"), (jobs[1], "failed")):
             shown.end(job, kind)
             shown.report(str(Outcome(job.label, kind, "why")))
