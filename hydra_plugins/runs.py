@@ -1,12 +1,16 @@
-"""Hydra's sweeper of this repository (Hydra finds plugins in this folder): every run once, finished ones skipped."""
+"""Hydra's plugins of this repository (Hydra finds them in this folder): a sweeper that makes every run once and skips
+finished ones, and a launcher of several runs at a time."""
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
 
@@ -30,7 +34,7 @@ class RunSweeper(BasicSweeper):
         launcher = self.launcher
         assert launcher is not None and self.config is not None
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        jobs = [Job.of(self._compose(words), words) for words in self._expand(arguments)]
+        jobs = [Job.of(_compose(self, words), words) for words in self._expand(arguments)]
         try:
             outcomes = sweep(jobs, check, lambda words: launcher.launch(words, initial_job_idx=0))
         except KeyboardInterrupt:
@@ -47,9 +51,35 @@ class RunSweeper(BasicSweeper):
         lines = Path(self.file).read_text().splitlines()
         return [[*shlex.split(line), *arguments] for line in lines if line.strip()]
 
-    def _compose(self, overrides: list[str]) -> DictConfig:
-        assert self.hydra_context is not None and self.config is not None
-        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-        with read_write(cfg), open_dict(cfg):
-            del cfg["hydra"]
-        return cfg
+
+class SideBySide(BasicLauncher):
+    """Several runs at a time on this machine, each in a process of its own.
+
+    n_jobs: how many.
+    """
+
+    def __init__(self, n_jobs: int) -> None:
+        super().__init__()
+        self.n_jobs = n_jobs
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from experiments.engine.build import UserError
+        from experiments.sweeps.job import Job
+        from experiments.sweeps.sweep import side_by_side
+
+        if self.n_jobs < 1:
+            raise UserError(f"hydra.launcher.n_jobs={self.n_jobs} is not valid: it is a whole number from 1.")
+        jobs = [Job.of(_compose(self, words), words) for words in job_overrides]
+        ends = []
+        for words, outcome in zip(job_overrides, side_by_side(jobs, at_once=self.n_jobs), strict=True):
+            ends.append(JobReturn(overrides=words, status=JobStatus.COMPLETED))
+            ends[-1].return_value = outcome
+        return ends
+
+
+def _compose(plugin: RunSweeper | SideBySide, overrides: Sequence[str]) -> DictConfig:
+    assert plugin.hydra_context is not None and plugin.config is not None
+    cfg = plugin.hydra_context.config_loader.load_sweep_config(plugin.config, list(overrides))
+    with read_write(cfg), open_dict(cfg):
+        del cfg["hydra"]
+    return cfg

@@ -85,8 +85,11 @@ def missing(
 
 
 def evidence(jobs: Sequence[Job]) -> list[Result]:
-    """Every finished run where these are published and where their run directories are, of whatever table."""
-    published = {job.published.parents[1] for job in jobs if job.published}
+    """Every finished run where these are published and where their run directories are, of whatever table.
+
+    Of jobs that are not published, every published run of the repository.
+    """
+    published = {job.published.parents[1] for job in jobs if job.published} or {ROOT / "results" / "runs"}
     folders = {job.folder.parents[2] for job in jobs}
     paths = [path for root in published for path in root.glob("*/*.json")]
     paths += [path for root in folders for path in root.glob("*/*/seed_*/result.json")]

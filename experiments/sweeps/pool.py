@@ -4,12 +4,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 
 from experiments.engine.build import UserError
 from experiments.engine.machine import usual_jobs
 from experiments.engine.overrides import Overrides
 from experiments.sweeps import process
 from experiments.sweeps.job import LOG, Job
+from experiments.sweeps.progress import POLL, Progress
 
 
 def parse_jobs(count: int | None, overrides: Sequence[str]) -> int:
@@ -28,7 +30,8 @@ def run_pool(
     at_once: int,
     budget: float = float("inf"),
     enough: Callable[[Job], bool] | None = None,
-    own_terminal: bool = True,
+    progress: Progress | None = None,
+    cwd: Path | None = None,
 ) -> None:
     """Runs jobs until none is left or the budget is spent.
 
@@ -42,7 +45,9 @@ def run_pool(
         at_once: so many jobs run at a time, the processor's cores divided among them.
         budget: seconds. A job that is running when they are over is stopped.
         enough: asked of a running job, from another thread, twice a second: whether to stop it.
-        own_terminal: a job that runs alone prints in the terminal; otherwise, into `LOG` in its run directory.
+        progress: shows how far the jobs are, which print into `LOG` in their run directories; None: they print in the
+            terminal, which only one at a time can.
+        cwd: as of `process.train`.
     """
     end = time.monotonic() + budget
     stopped = threading.Event()
@@ -52,9 +57,9 @@ def run_pool(
         left = end - time.monotonic()
         if stopped.is_set() or left <= 0:
             return None
-        log = None if at_once == 1 and own_terminal else job.folder / LOG
+        log = job.folder / LOG if progress else None
         until = (lambda: enough(job)) if enough else None
-        return process.train(job.overrides.words, timeout=left, share=at_once, log=log, enough=until)
+        return process.train(job.overrides.words, timeout=left, share=at_once, log=log, enough=until, cwd=cwd)
 
     with ThreadPoolExecutor(at_once) as threads:
         try:
@@ -63,13 +68,20 @@ def run_pool(
                     job = next_job(left)
                     if job is None:
                         break
+                    if progress:
+                        progress.begin(job)
                     running[threads.submit(train, job)] = job
                 if not running:
                     return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                timeout = POLL if progress else None
+                for future in wait(running, timeout, return_when=FIRST_COMPLETED).done:
                     ended(running.pop(future), future.result())
+                if progress:
+                    progress.tick()
         except BaseException:
             stopped.set()
+            if progress:
+                progress.close()  # before the trainings, which take their time
             process.stop_all()
             while wait(running, timeout=1).not_done:  # one had not started yet
                 process.stop_all()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from experiments.engine.configuration import Files
 from experiments.engine.files import ROOT
 from experiments.engine.machine import threads_of
 
@@ -37,7 +38,8 @@ def train(
     cwd: where relative folders are; None: in the repository.
     """
     inside = shlex.split(os.environ.get("STN_INSIDE", ""))  # such as `apptainer exec --nv stn.sif`
-    command = [*inside, "python" if inside else sys.executable, str(ROOT / "train.py"), *overrides]
+    command = [*inside, "python" if inside else sys.executable, str(ROOT / "train.py")]
+    command += [*Files.in_use().options, *overrides]
     if share > 1 and not any(override.startswith("threads=") for override in overrides):
         command.append(f"threads={threads_of(share)}")
     if log:

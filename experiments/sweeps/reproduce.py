@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from experiments.engine.build import UserError
@@ -28,6 +29,7 @@ from experiments.sweeps.job import (
 from experiments.sweeps.overview import estimator_for, overview, seconds_of
 from experiments.sweeps.plan import LAUNCHER, one_of, plan
 from experiments.sweeps.pool import parse_jobs, run_pool
+from experiments.sweeps.progress import Progress
 from experiments.sweeps.publish import publish, refuse_dirty_tree
 
 
@@ -109,7 +111,7 @@ def reproduce(
         jobs: of `plan`.
         budget: seconds.
         at_once: so many at a time, the processor's cores divided among them; above one, what each prints goes to
-            train.log in its run directory.
+            train.log in its run directory, and `Progress` shows how far they are.
         publishing: whether finished results are published.
         report: is given the lines for the terminal.
 
@@ -122,33 +124,40 @@ def reproduce(
     outcomes, waiting = _begin(jobs, publishing, report)
     count = len(waiting)
     estimate = Estimator([], "", ())
+    progress = Progress(waiting, at_once=at_once, report=report, budget=budget) if at_once > 1 else None
+    say = progress.report if progress else report
 
     def next_job(left: float) -> Job | None:
         for job in list(waiting):
             if (hindered := blocked(job, outcomes)) is not None:
                 outcomes[job.folder] = hindered
                 waiting.remove(job)
+                if progress:
+                    progress.end(job, hindered.kind)
         ready = [job for job in waiting if all(one.trained() for one in job.requires)]
         if not ready:
             return None
         job = next((job for job in ready if seconds_of(job, estimate) <= left), ready[0])
         waiting.remove(job)
-        report(f"\n{job.label}  ({count - len(waiting)} of {count})")
+        if not (progress and progress.live):
+            say(f"\n{job.label}  ({count - len(waiting)} of {count})")
         return job
 
     def ended(job: Job, status: int | None) -> None:
         nonlocal estimate
         outcomes[job.folder] = outcome(job, status)
         if publishing:
-            publish([job], report)
-        if at_once > 1:
-            report(str(outcomes[job.folder]))
+            publish([job], say)
+        if progress:
+            progress.end(job, outcomes[job.folder].kind)
+            say(str(outcomes[job.folder]))
         if budget < float("inf"):
             estimate = estimator_for(jobs, at_once)
 
     if budget < float("inf"):
         estimate = estimator_for(jobs, at_once)
-    run_pool(next_job, ended, at_once=at_once, budget=budget)
+    with progress or nullcontext():
+        run_pool(next_job, ended, at_once=at_once, budget=budget, progress=progress)
     for job in waiting:
         outcomes.setdefault(job.folder, Outcome(job.label, "open"))
     return _end(outcomes, report)

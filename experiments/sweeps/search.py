@@ -30,6 +30,7 @@ from experiments.engine.result import Result
 from experiments.engine.run import check
 from experiments.sweeps.job import INTERRUPTED, LOG, Job, last_line
 from experiments.sweeps.pool import run_pool
+from experiments.sweeps.progress import Progress
 from experiments.sweeps.space import Parameter, parse_space
 from stn.seeds import stream_seed
 
@@ -205,6 +206,14 @@ def search(
         ]
         running: dict[Job, Trial] = {}
         report(_count(found, trials))
+        held = len(found.get_trials(deepcopy=False)) - len(proposed)
+        progress = Progress(
+            (),
+            at_once=at_once,
+            report=report,
+            total=max(trials - held, len(proposed)),
+            name=lambda job: f"trial {running[job].number}",
+        )
 
         def next_job(left: float) -> Job | None:
             count = len(found.get_trials(deepcopy=False))
@@ -219,25 +228,30 @@ def search(
                 proposed.remove(trial)
                 running[job] = trial
                 trial.set_user_attr("run", str(job.folder))
-                report(f"trial {trial.number}: {' '.join(study.overrides_of(trial))}")
+                progress.report(f"trial {trial.number}: {' '.join(study.overrides_of(trial))}")
                 return job
             return None
 
         def ended(job: Job, status: int | None) -> None:
-            trial = running.pop(job)
+            trial = running[job]
             # Interrupted, or killed by a signal: by Ctrl-C, perhaps, which all processes of a terminal get at once.
             if status is not None and (status == INTERRUPTED or status < 0):
-                report(f"trial {trial.number}: interrupted")
+                kind, became = "open", "interrupted"
             else:
-                report(f"trial {trial.number}: {_enter(found, trial, status, job, study)}")
+                became = _enter(found, trial, status, job, study)
+                kind = {DONE: "done", STOPPED: "stopped"}.get(found.trials[trial.number].state, "failed")
+            progress.end(job, kind)
+            del running[job]
+            progress.report(f"trial {trial.number}: {became}")
 
-        run_pool(
-            next_job,
-            ended,
-            at_once=at_once,
-            enough=lambda job: _hopeless(running[job], job, study),
-            own_terminal=False,
-        )
+        with progress:
+            run_pool(
+                next_job,
+                ended,
+                at_once=at_once,
+                enough=lambda job: _hopeless(running[job], job, study),
+                progress=progress,
+            )
     return found
 
 

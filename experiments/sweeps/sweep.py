@@ -1,16 +1,18 @@
-"""A sweep: many runs handed to one of Hydra's launchers, each in a process of its own."""
+"""A sweep: many runs handed to a launcher, each in a process of its own."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
-from experiments.engine.configuration import Files
 from experiments.engine.overrides import Overrides, word
 from experiments.sweeps import process
 from experiments.sweeps.job import LOG, Job, Outcome, blocked, outcome, summary, unfinished
+from experiments.sweeps.pool import run_pool
+from experiments.sweeps.progress import Progress
 
 Launch = Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
 
@@ -92,8 +94,47 @@ def _launch(jobs: Sequence[Job], launch: Launch, outcomes: dict[Path, Outcome]) 
     return stopped
 
 
+def side_by_side(
+    jobs: Sequence[Job], *, at_once: int, report: Callable[[str], object] = print
+) -> list[Outcome]:
+    """What `launcher=local` does with the runs of a sweep: so many at a time, each with the launcher's threads.
+
+    A run writes into train.log in its run directory; `Progress` shows how far they are.
+
+    Args:
+        jobs: with the overrides of the sweep.
+        at_once: how many.
+        report: is given the lines for the terminal.
+
+    Returns:
+        An outcome for each run, in order.
+    """
+    waiting = [replace(job, overrides=_overrides(job.cfg, job.overrides)) for job in jobs]
+    outcomes: dict[Path, Outcome] = {}
+    with Progress(waiting, at_once=at_once, report=report) as progress:
+
+        def next_job(left: float) -> Job | None:
+            return waiting.pop(0) if waiting else None
+
+        def ended(job: Job, status: int | None) -> None:
+            outcomes[job.folder] = became = outcome(job, status)
+            progress.end(job, became.kind)
+            progress.report(str(became))
+
+        run_pool(next_job, ended, at_once=at_once, progress=progress, cwd=Path.cwd())
+    return [outcomes[job.folder] for job in jobs]
+
+
+def _overrides(cfg: DictConfig, overrides: Overrides) -> Overrides:
+    """What train.py is told for one run of a sweep."""
+    words = overrides.without("sweep", "launcher").words
+    if cfg.threads is not None and "threads" not in overrides:
+        words = [*words, word("threads", cfg.threads)]  # the launcher's
+    return Overrides.parse(words)
+
+
 def work(cfg: DictConfig, overrides: Sequence[str]) -> Outcome:
-    """What a launcher does with one run of a sweep: train.py in a process of its own.
+    """What one of Hydra's launchers does with one run of a sweep: train.py in a process of its own.
 
     A process that dies takes no other run along. It writes into train.log in the run directory, unless runs follow
     one another in this terminal.
@@ -103,9 +144,7 @@ def work(cfg: DictConfig, overrides: Sequence[str]) -> Outcome:
         overrides: of the sweep and of the run.
     """
     job = Job.of(cfg, Overrides.parse(overrides).without("sweep", "launcher").words)
-    words = [*Files.in_use().options, *job.overrides.words]
-    if cfg.threads is not None and "threads" not in job.overrides:
-        words.append(word("threads", cfg.threads))  # the launcher's
+    words = _overrides(cfg, job.overrides).words
     alone = HydraConfig.get().runtime.choices["hydra/launcher"] == "basic"
     if alone:
         print(f"\n{job.label}", flush=True)

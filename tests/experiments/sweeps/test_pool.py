@@ -13,6 +13,7 @@ from experiments.engine.configuration import configuration
 from experiments.sweeps import process
 from experiments.sweeps.job import BUSY, Job, outcome
 from experiments.sweeps.pool import parse_jobs, run_pool
+from experiments.sweeps.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = (
@@ -56,7 +57,7 @@ def test_a_stopped_training_keeps_its_checkpoint(jobs, tmp_path):
         lambda job, status: ended.append(status),
         at_once=1,
         enough=lambda job: job.started,
-        own_terminal=False,
+        progress=Progress([job], at_once=1),
     )
     assert ended == [None] and job.started and job.trained() is None and 0 < job.left < 1
     assert outcome(job, None).kind == "open"
@@ -81,7 +82,8 @@ def test_all_are_stopped_as_ctrl_c_stops_them(jobs, tmp_path, monkeypatch, how):
         return waiting.pop() if waiting else None
 
     def run(**options):
-        run_pool(next_job, lambda job, status: ended.append(status), at_once=3, **options)
+        progress = Progress([first, second], at_once=3)
+        run_pool(next_job, lambda job, status: ended.append(status), at_once=3, progress=progress, **options)
 
     if how == "error":
         with pytest.raises(KeyboardInterrupt):

@@ -21,10 +21,11 @@ from experiments.engine.configuration import composing
 from experiments.engine.run import check, run
 from experiments.engine.rundir import run_dir
 from experiments.sections import TABLES
+from experiments.sweeps import process
 from experiments.sweeps.job import Job, Outcome, exit_status, outcome
 from experiments.sweeps.plan import plan
-from experiments.sweeps.sweep import sweep
-from hydra_plugins.runs import RunSweeper
+from experiments.sweeps.sweep import side_by_side, sweep
+from hydra_plugins.runs import RunSweeper, SideBySide
 from tests.experiments.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -153,6 +154,31 @@ def test_where_the_launcher_stops_the_run_directories_say_what_became_of_the_run
         assert [one.kind for one in outcomes] == ["done", "failed", "open"]
         assert said[2] == "The launcher stopped: RuntimeError, a node was lost."
     assert "1 done, 1 failed, 1 open." in said[1] and "too large" in said[1]
+
+
+def test_side_by_side_each_run_is_told_the_launchers_threads_and_logs_into_its_directory(
+    configure, tmp_path, monkeypatch, finish
+):
+    told, said = [], []
+    words = [["launcher=local", "seed=1"], ["launcher=local", "seed=2", "threads=3"]]
+    jobs = [Job.of(configure(*one, tiny=False), one) for one in words]
+
+    def train(overrides, *, log, cwd, share, **_):
+        told.append((overrides, log, cwd, share))
+        return 0 if finish(jobs[0]) and "seed=1" in overrides else -9
+
+    monkeypatch.setattr(process, "train", train)
+    monkeypatch.chdir(tmp_path)
+    outcomes = side_by_side(jobs, at_once=1, report=said.append)
+    logs = [job.folder / "train.log" for job in jobs]
+    assert told == [
+        (["seed=1", "threads=1"], logs[0], tmp_path, 1),
+        (["seed=2", "threads=3"], logs[1], tmp_path, 1),
+    ]
+    assert [one.kind for one in outcomes] == ["done", "failed"] and said == [str(one) for one in outcomes]
+    assert outcomes[1].reason == "killed by SIGKILL"
+    with pytest.raises(UserError, match=r"hydra.launcher.n_jobs=0 is not valid"):
+        SideBySide(n_jobs=0).launch([], 0)
 
 
 @pytest.mark.parametrize("kind", ["done", "skipped", "failed", "open"])
