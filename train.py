@@ -9,17 +9,19 @@ from omegaconf import DictConfig
 
 from experiments.engine.cli import explain_bad_overrides, one_sentence_errors
 from experiments.sweeps.job import Outcome
-from experiments.sweeps.sweep import work
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> Outcome | None:
+    # Imported here, since torch takes seconds to import and --help does not need it.
     overrides = HydraConfig.get().overrides.task
     if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from experiments.sweeps.sweep import work
+
         return work(cfg, overrides)
     with one_sentence_errors():
         from experiments.engine.required import run_required
-        from experiments.engine.run import run  # torch takes seconds to import, and --help does not need it
+        from experiments.engine.run import run
         from experiments.sections import SECTIONS
 
         run_required(cfg, SECTIONS)
