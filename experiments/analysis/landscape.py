@@ -190,22 +190,29 @@ def picture(landscapes: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """
     from matplotlib.figure import Figure  # slow to import
 
+    from experiments.report.pictures import head, line, save
+
     aimed = any("cosine_to_target" in one["gradient"] for one in landscapes)
-    figure = Figure(figsize=(10 if aimed else 5, 3.6), layout="constrained")
+    figure = Figure(figsize=(10 if aimed else 5, 4.2), layout="constrained")
     axes = figure.subplots(1, 1 + aimed, squeeze=False)[0]
     for k, one in enumerate(landscapes):
-        colour, name = f"C{k}", one["experiment"]
+        look, name = line(k), f"{one['experiment']}, seed {one['seed']}, {one['images']} test images"
         steps = [row["step"] for row in one["steps"]]
-        axes[0].plot(steps, [row["cosine"] for row in one["steps"]], "o-", color=colour, label=name)
+        axes[0].plot(steps, [row["cosine"] for row in one["steps"]], marker="o", label=name, **look)
         if "cosine_to_target" in one["gradient"]:
             shares = [row["cosine_to_target"] for row in one["steps"]]
-            axes[1].plot(steps, shares, "o-", color=colour, label=f"{name}: slope over the step")
+            axes[1].plot(steps, shares, marker="o", label="slope over the step", **look)
             own = one["gradient"]["cosine_to_target"]
-            axes[1].axhline(own, color=colour, linestyle=":", label=f"{name}: the sampler's gradient")
+            axes[1].axhline(own, color=look["color"], linestyle=":", label="the sampler's gradient")
     for one_axes, what in zip(axes, ("the sampler's gradient", "the bird's head"), strict=False):
-        one_axes.set(xscale="log", xlabel="step in theta", ylabel=f"cosine to {what}", ylim=(-0.1, 1.05))
+        one_axes.set(xscale="log", xlabel="step in theta (the image spans -1 to 1)", ylim=(-0.1, 1.05))
+        one_axes.set_ylabel(f"cosine to {what} (1: same direction)")
         one_axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         one_axes.legend(frameon=False, fontsize=8)
+    title = "The slope of the loss over a step of theta agrees with the sampler's gradient where the cosine is near 1"
+    note = "Windows moved at random by a spread of " + " and ".join(
+        sorted({f"{one['spread']:g}" for one in landscapes})
+    )
+    head(figure, title, note=f"{note}. One trained network a line.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
-    return path
+    return save(figure, path, dpi=110)

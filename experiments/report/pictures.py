@@ -72,11 +72,15 @@ def head(
         ncols=max(1, min(len(handles), int(figure.get_figwidth() / 2.4))),
         frameon=False,
     )
-    legend.get_title().set_color("0.3")
+    legend.get_title().set(color="0.3", multialignment="center")
 
 
 def _wrapped(figure: Figure, text: str, size: float) -> str:
-    across = int(122 * figure.get_figwidth() / size)  # characters of a line
+    """A text in as few lines as fit, of about equal length."""
+    across = int(125 * figure.get_figwidth() / size)  # characters of a line
+    count = len(textwrap.wrap(text, across))
+    while across > 20 and len(textwrap.wrap(text, across - 1)) == count:
+        across -= 1
     return "\n".join(textwrap.wrap(text, across))
 
 

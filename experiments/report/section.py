@@ -1,7 +1,7 @@
 """What a section of the paper consists of: its tables, its pictures and its claims."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Section:
     tables: tuple[Table, ...]
     draw: Callable[[nn.Module, Any, Path, Subject], dict[str, Path]]
     claims: tuple[Claim, ...] = ()
-    words: Words = Words()
+    words: Words = field(default_factory=Words)
 
     def figures(self, model: nn.Module, data: Any, folder: Path, result: Result) -> dict[str, Path]:
         """Draws the section's pictures of a trained network, which it leaves in eval mode, and those of any run.

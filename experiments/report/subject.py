@@ -1,8 +1,7 @@
 """What the titles of pictures call a run: its network, its data and its test error, in plain words."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 NETWORKS = {
@@ -30,7 +29,7 @@ class Score:
     """
 
     metric: str = "test_error"
-    words: str = "test error {:.2f} %"
+    words: str = "test error {:.2f}\N{NO-BREAK SPACE}%"
 
     def told(self, metrics: Mapping[str, Any]) -> str:
         """The words with the number; empty where it is not measured."""
@@ -69,8 +68,8 @@ class Words:
         score: the number that titles tell.
     """
 
-    data: Mapping[str, str] = MappingProxyType({})
-    networks: Mapping[str, str] = MappingProxyType({})
+    data: Mapping[str, str] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict)
     score: Score = Score()
 
     def subject(self, run: Mapping[str, Any]) -> Subject:

@@ -239,5 +239,5 @@ DATA = {
     "cub50": "photographs of 50 species of birds",
     "toy_birds": "drawn birds",
 }
-WORDS = Words(DATA, EXPERIMENTS | CONTROLS, Score("test_accuracy", "test accuracy {:.1f} %"))
+WORDS = Words(DATA, EXPERIMENTS | CONTROLS, Score("test_accuracy", "test accuracy {:.1f}\N{NO-BREAK SPACE}%"))
 SECTION = Section(name="birds", tables=(BIRDS,), draw=draw, claims=(CLAIM,), words=WORDS)

@@ -183,7 +183,7 @@ def draw(model: nn.Module, data: AddedDigits, folder: Path, subject: Subject) ->
     paths = {"pairs": pairs(model, images, labels, folder / "pairs.png", title=title, note=rule)}
     if hasattr(model, "transformers"):
         _, _, poses = collect(model, data.test.batches(500), data.num_classes)
-        title = subject.title(f"The windows of {network} on {digits}, beside the poses of the digits")
+        title = subject.title(f"{network} chooses angle, size and place of its windows on {digits}")
         more = {"put_in": data.test_poses, "note": f"All {len(data.test.labels):,} test pairs."}
         paths["poses"] = pose_histograms(poses, folder / "poses.png", title=title, **more)
     return paths

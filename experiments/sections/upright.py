@@ -240,10 +240,5 @@ CLAIM = Claim(
     f"trained there is no mean, and no pose that all digits share if the concentration is below {LOOSE:g}.",
 )
 
-SECTION = Section(
-    name="upright",
-    tables=(UPRIGHT, CLASSES),
-    draw=draw,
-    claims=(CLAIM,),
-    words=Words({"upright": "rotated digits"}),
-)
+WORDS = Words({"upright": "rotated digits"})
+SECTION = Section(name="upright", tables=(UPRIGHT, CLASSES), draw=draw, claims=(CLAIM,), words=WORDS)

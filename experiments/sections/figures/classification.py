@@ -1,5 +1,6 @@
 """Pictures of what a classifier's transformers do to its inputs."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from experiments.sections.figures.drawing import (
 )
 from stn.transforms import pose
 
+ACROSS = 10  # at most so many examples side by side
 BINS = 60  # of a histogram
 BATCH = 500  # test images that are computed at once
 
@@ -59,19 +61,27 @@ def examples(
     predicted, aux, transforms = apply(model, images)
     true = None if labels is None else labels.tolist()
     count, rows = len(images), 1 + len(transforms)
-    figure = Figure(figsize=(1.05 * count + 0.9, 1.2 * rows + 1.25), layout="constrained")
-    axes = figure.subplots(rows, count, squeeze=False)
+    blocks = math.ceil(count / ACROSS)
+    across = math.ceil(count / blocks)
+    size = (1.05 * across + 0.9, (1.2 * rows + 0.2) * blocks + 1.2)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows * blocks, across, squeeze=False)
+    for r in range(rows):
+        for c in range(count - across * (blocks - 1), across):  # places of the last block that stay empty
+            axes[r - rows, c].set_axis_off()
     for i in range(count):
-        show(axes[0, i], images[i])
+        column = axes[rows * (i // across) :][:rows, i % across]
+        show(column[0], images[i])
         for k, transform in enumerate(transforms):
             colour = COLOURS[k % len(COLOURS)]
-            draw_outline(axes[0, i], transform, aux["theta"][i, k], images.shape[-2:], colour)
-            show(axes[1 + k, i], aux["warped"][i, k])
-            frame(axes[1 + k, i], colour)
-        show_prediction(axes[-1, i], str(int(predicted[i])), None if true is None else str(true[i]))
-    show_names(axes[0], files)
-    for row, name in zip(axes, ["input", *transformer_names(len(transforms))], strict=True):
-        row[0].set_ylabel(name, fontsize=10)
+            draw_outline(column[0], transform, aux["theta"][i, k], images.shape[-2:], colour)
+            show(column[1 + k], aux["warped"][i, k])
+            frame(column[1 + k], colour)
+        show_prediction(column[-1], str(int(predicted[i])), None if true is None else str(true[i]))
+        show_names(column[:1], files[i : i + 1])
+    names = ["input", *transformer_names(len(transforms))]
+    for r, row in enumerate(axes):
+        row[0].set_ylabel(names[r % rows], fontsize=10)
     note = f"{note} {predictions_note(true is not None)}".strip()
     head(figure, title, note=note, handles=window_handles(transforms, framed=True))
     return save(figure, path)
@@ -169,8 +179,8 @@ def pose_histograms(
     labels = {
         "angle": "angle, degrees clockwise",
         "scale": "size, share of the input's side",
-        "x": "centre x: -1 left, 1 right edge",
-        "y": "centre y: -1 top, 1 bottom edge",
+        "x": "centre x (-1: left edge, 1: right edge)",
+        "y": "centre y (-1: top edge, 1: bottom edge)",
     }
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels = figure.subplots(1, 4)
@@ -445,11 +455,13 @@ def aligned_digits(
     paths = {"examples": examples(model, images, labels[chosen], path, title=title, note=rule)}
     if hasattr(model, "transformers"):
         before, after, poses = collect(model, data.test.batches(BATCH), data.num_classes)
-        title = subject.title(f"{network} on {digits} lays the digits of a class on each other")
+        title = subject.title(
+            f"The transformer of {network} changes the mean image of each class of {digits}"
+        )
         note = f"The mean of all {len(labels):,} test digits by class, before and after the transformer."
         more = {"undistorted": undistorted_means(data), "note": note}
         paths["class_means"] = class_means(before, after, folder / "class_means.png", title=title, **more)
-        title = subject.title(f"The windows of {network} on {digits}, beside the poses of the digits")
+        title = subject.title(f"{network} chooses angle, size and place of its windows on {digits}")
         more = {"put_in": data.test_poses, "note": f"All {len(labels):,} test digits."}
         paths["poses"] = pose_histograms(poses, folder / "poses.png", title=title, **more)
     return paths

@@ -73,11 +73,11 @@ def window_handles(transforms: Sequence[Transform], *, framed: bool = False) -> 
         return []
     lattice = hasattr(transforms[0], "shape")
     what = "grid of the window" if lattice else "window"
-    shown = ", and its output" if framed else ""
+    shown = "; its output has a frame of the same colour" if framed else ""
     names = [""] if len(transforms) == 1 else [f" {k + 1}" for k in range(len(transforms))]
     handles = [
         Line2D([], [], color=COLOURS[k % len(COLOURS)], label=f"{what} of transformer{name}{shown}" if name
-               else f"{what}: where the transformer looks{shown}")
+               else f"{what}: what the transformer looks at{shown}")
         for k, name in enumerate(names)
     ]  # fmt: skip
     colour = COLOURS[0] if len(transforms) == 1 else "0.5"
