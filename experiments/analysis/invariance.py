@@ -267,7 +267,7 @@ def picture(measured: Sequence[Mapping[str, Any]], path: Path) -> Path:
         " Band: the standard deviation over seeds." if several else ""
     )
     title = (
-        "The test error grows where digits are turned, sized or moved beyond what a network was trained on"
+        "The test error depends on angle, size and place of the digits, within the training range and beyond"
     )
     head(figure, title, note=note, handles=handles)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -69,10 +69,15 @@ def head(
         title_fontsize=8.5,
         fontsize=8.5,
         loc="outside lower center",
-        ncols=max(1, min(len(handles), int(figure.get_figwidth() / 2.4))),
+        ncols=max(1, min(len(handles), int(figure.get_figwidth() / _column(handles)))),
         frameon=False,
     )
     legend.get_title().set(color="0.3", multialignment="center")
+
+
+def _column(handles: Sequence[Artist]) -> float:
+    """About the width of a legend's column, inches."""
+    return 0.8 + 0.068 * max((len(str(handle.get_label())) for handle in handles), default=0)
 
 
 def _wrapped(figure: Figure, text: str, size: float) -> str:

@@ -63,7 +63,7 @@ def examples(
     count, rows = len(images), 1 + len(transforms)
     blocks = math.ceil(count / ACROSS)
     across = math.ceil(count / blocks)
-    size = (1.05 * across + 0.9, (1.2 * rows + 0.2) * blocks + 1.2)
+    size = (max(1.05 * across + 0.9, 5), (1.2 * rows + 0.2) * blocks + 1.2)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows * blocks, across, squeeze=False)
     for r in range(rows):
@@ -330,7 +330,7 @@ def crops(
     pairs = 2 if len(images) % 2 == 0 else 1  # images in a row
     rows = len(images) // pairs
     true = None if labels is None else labels.tolist()
-    figure = Figure(figsize=(2.1 * each * pairs, 2.35 * rows + 1.0), layout="constrained")
+    figure = Figure(figsize=(max(2.1 * each * pairs, 5), 2.35 * rows + 1.0), layout="constrained")
     axes = figure.subplots(rows, each * pairs, squeeze=False)
     for i in range(len(images)):
         line = axes[i // pairs, (i % pairs) * each :]
