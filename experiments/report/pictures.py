@@ -23,7 +23,7 @@ LINES = ("#0072b2", "#d55e00", "#56b4e9", "#cc79a7", "#e69f00", "#000000")
 STYLES = ("-", "--", "-.", ":")
 SHOWN = 32  # images of a batch
 NUMBERED, NAMED = 25, 60  # classes up to which a matrix has numbers, and names
-PANELS = {"loss": "loss", "error": "error, %"}  # ending of a logged name -> label of its axis
+PANELS = {"loss": "loss, no unit", "error": "error, %"}  # ending of a logged name -> label of its axis
 
 
 def show(axes: Axes, image: Tensor) -> None:
@@ -77,7 +77,7 @@ def head(
 
 def _column(handles: Sequence[Artist]) -> float:
     """About the width of a legend's column, inches."""
-    return 0.8 + 0.068 * max((len(str(handle.get_label())) for handle in handles), default=0)
+    return 0.8 + 0.062 * max((len(str(handle.get_label())) for handle in handles), default=0)
 
 
 def _wrapped(figure: Figure, text: str, size: float) -> str:

@@ -29,6 +29,7 @@ from experiments.sections.figures.drawing import (
 from stn.transforms import pose
 
 ACROSS = 10  # at most so many examples side by side
+DECIMALS = {"angle": 0, "scale": 2, "x": 2, "y": 2}  # of a part of a pose
 BINS = 60  # of a histogram
 BATCH = 500  # test images that are computed at once
 
@@ -192,14 +193,14 @@ def pose_histograms(
             colour = COLOURS[k % len(COLOURS)]
             alpha = 0.85 if len(poses) == 1 else 0.55
             axes.hist(values.numpy(), edges, weights=_percent(values), color=colour, alpha=alpha)
-        told = [f"windows: mean {_spread(torch.cat(every))}"]
+        told = [f"windows: {_spread(torch.cat(every), key)}"]
         if known is not None and known.max() - known.min() < 1e-6:
             axes.axvline(float(known[0]), color="black", linewidth=1.2)
-            told.append(f"put in: {float(known[0]):.2f} for every digit")
+            told.append(f"put in: {float(known[0]):.{DECIMALS[key]}f} for every digit")
         elif known is not None:
             outline = {"histtype": "step", "color": "black", "linewidth": 1.2}
             axes.hist(known.numpy(), edges, weights=_percent(known), **outline)
-            told.append(f"put in: mean {_spread(known)}")
+            told.append(f"put in: {_spread(known, key)}")
         axes.set_xlabel(label, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title("\n".join(told), fontsize=8.5)
@@ -229,8 +230,9 @@ def _percent(values: Tensor) -> np.ndarray:
     return np.full(len(values), 100 / len(values))
 
 
-def _spread(values: Tensor) -> str:
-    return f"{float(values.mean()):.2f}, std {float(values.std()):.2f}"
+def _spread(values: Tensor, key: str) -> str:
+    low, middle, high = (f"{one:.{DECIMALS[key]}f}" for one in np.quantile(values.numpy(), (0.05, 0.5, 0.95)))
+    return f"median {middle}, 90 % in {low} to {high}"
 
 
 @torch.inference_mode()
