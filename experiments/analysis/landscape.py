@@ -230,5 +230,7 @@ def _data(experiment: str) -> str:
     for section in SECTIONS.values():
         for kind in (section.words.data, section.words.networks):
             if experiment in kind:
-                return f"{section.name.replace('_', ' ')}: {kind[experiment]}"
+                return (
+                    kind[experiment] if kind is section.words.data else f"{section.name}: {kind[experiment]}"
+                )
     return experiment

@@ -69,15 +69,18 @@ def head(
         title_fontsize=8.5,
         fontsize=8.5,
         loc="outside lower center",
-        ncols=max(1, min(len(handles), int(figure.get_figwidth() / _column(handles)))),
+        ncols=_columns(handles, figure.get_figwidth()),
         frameon=False,
     )
     legend.get_title().set(color="0.3", multialignment="center")
 
 
-def _column(handles: Sequence[Artist]) -> float:
-    """About the width of a legend's column, inches."""
-    return 0.8 + 0.062 * max((len(str(handle.get_label())) for handle in handles), default=0)
+def _columns(handles: Sequence[Artist], width: float) -> int:
+    """How many columns of a legend fit, in inches."""
+    each = [0.7 + 0.064 * len(str(handle.get_label())) for handle in handles]
+    if sum(each) <= width:
+        return max(1, len(each))
+    return max(1, int(width / max(each)))
 
 
 def _wrapped(figure: Figure, text: str, size: float) -> str:

@@ -213,7 +213,8 @@ def pose_histograms(
     if put_in is not None:
         put = "put in: the frames of the digits, as the data set turned, scaled and moved them"
         handles.append(Patch(facecolor="none", edgecolor="black", label=put))
-    head(figure, title, note=note, handles=handles)
+    numbers = "Above each panel: the median and, in brackets, the middle 90 %."
+    head(figure, title, note=f"{note} {numbers}".strip(), handles=handles)
     return save(figure, path)
 
 
@@ -231,8 +232,8 @@ def _percent(values: Tensor) -> np.ndarray:
 
 
 def _spread(values: Tensor, key: str) -> str:
-    low, middle, high = (f"{one:.{DECIMALS[key]}f}" for one in np.quantile(values.numpy(), (0.05, 0.5, 0.95)))
-    return f"median {middle}, 90 % in {low} to {high}"
+    low, middle, high = np.quantile(values.numpy(), (0.05, 0.5, 0.95)).round(DECIMALS[key]) + 0.0  # no -0
+    return f"{middle:.{DECIMALS[key]}f} ({low:.{DECIMALS[key]}f} to {high:.{DECIMALS[key]}f})"
 
 
 @torch.inference_mode()
