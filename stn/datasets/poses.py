@@ -40,7 +40,9 @@ def draw_poses(
         >>> drawn["angle"].round().tolist(), drawn["scale"].tolist()
         ([-1.0, 48.0], [1.0, 1.0])
     """
-    function = getattr(distort, "func", distort)
+    function: Any = distort
+    while hasattr(function, "func"):  # a configuration's partial in one that binds the source
+        function = function.func
     kind = _KINDS.get(function)
     if kind is None:
         return None

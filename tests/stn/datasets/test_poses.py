@@ -17,6 +17,13 @@ from stn.datasets.poses import draw_poses
 SIDE, COUNT = 28, 12
 
 
+def late(function, **options):
+    """A partial that another one does not take apart, as that of a configuration."""
+    made = partial(function, **options)
+    made.label = "has attributes"
+    return made
+
+
 def blobs(count=COUNT):
     """Two soft spots, unlike under any turn or mirror image.   (count, 1, SIDE, SIDE), uint8."""
     y, x = torch.meshgrid(*[torch.arange(SIDE) - (SIDE - 1) / 2] * 2, indexing="ij")
@@ -43,7 +50,7 @@ def window(poses):
         (partial(distortions.rotate, max_angle=90.0), 0.03),
         (partial(distortions.rotate, max_angle=20.0, middle=90.0), 0.03),
         (partial(distortions.rotate_translate_scale, canvas=42), 0.04),
-        (partial(distortions.translate_clutter, canvas=60), 0.01),
+        (late(distortions.translate_clutter, canvas=60), 0.01),
         (partial(distortions.project, std=0.5), 0.05),
         (partial(distortions.project, std=0.5, corners="image"), 0.05),
         (partial(distortions.elastic, std=0.3), 0.05),
