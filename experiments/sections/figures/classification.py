@@ -219,11 +219,22 @@ def pose_histograms(
 
 
 def pose_edges(samples: Sequence[Tensor]) -> np.ndarray:
-    """The edges of the bins that several samples share: from end to end, but for a thousandth at either end."""
+    """The edges of the bins that several samples share: from end to end, but for a thousandth at either end.
+
+    A sample of whole pixels is a lattice of few values: then each bin holds one of them.
+    """
     ends = [np.quantile(sample.numpy(), (0.001, 0.999)) for sample in samples]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     room = max(0.02 * (high - low), 1e-3)
-    return np.linspace(low - room, high + room, BINS + 1)
+    low, high = low - room, high + room
+    for sample in samples:
+        values = np.unique(sample.numpy().astype(np.float64).round(5))
+        if 1 < len(values) <= BINS and len(values) < len(sample) / 10:
+            step = (values[-1] - values[0]) / (len(values) - 1)
+            first = values[0] - step / 2
+            steps = np.arange(np.floor((low - first) / step), np.ceil((high - first) / step) + 1)
+            return np.asarray(first + step * steps)
+    return np.linspace(low, high, BINS + 1)
 
 
 def _percent(values: Tensor) -> np.ndarray:

@@ -211,6 +211,14 @@ def test_the_outline_is_the_histogram_of_what_was_put_in(drawn, tmp_path):
     assert "put in: the frames of the digits" in words(figure) and "%" in figure.axes[0].get_ylabel()
 
 
+def test_places_in_whole_pixels_fill_a_bin_each():
+    pixels = torch.arange(33.0).repeat(30) / 30 - 0.5
+    edges = classification.pose_edges([torch.linspace(-0.6, 0.7, 999), pixels])
+    counts, _ = np.histogram(pixels.numpy(), edges)
+    assert (counts[counts > 0] == 30).all() and np.count_nonzero(counts) == 33
+    assert edges[0] < -0.6 and edges[-1] > 0.7 and (np.diff(np.flatnonzero(counts)) == 1).all()
+
+
 @pytest.mark.parametrize("transform", [stn.Affine(), stn.ThinPlateSpline((3, 3))])
 def test_every_window_has_its_colour_in_the_legend(drawn, transform, tmp_path):
     images, labels = torch.rand(2, 3, 20, 20), torch.tensor([0, 1])
