@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.artist import Artist
@@ -43,7 +44,7 @@ def show(axes: Axes, image: Tensor) -> None:
         spine.set_visible(False)
 
 
-def line(k: int) -> dict[str, str]:
+def line(k: int) -> dict[str, Any]:
     """Colour and style of the k-th line of a graph."""
     return {"color": LINES[k % len(LINES)], "linestyle": STYLES[k % len(STYLES)]}
 

@@ -184,8 +184,8 @@ def draw(model: nn.Module, data: AddedDigits, folder: Path, subject: Subject) ->
     if hasattr(model, "transformers"):
         _, _, poses = collect(model, data.test.batches(500), data.num_classes)
         title = subject.title(f"{network} chooses angle, size and place of its windows on {digits}")
-        more = {"put_in": data.test_poses, "note": f"All {len(data.test.labels):,} test pairs."}
-        paths["poses"] = pose_histograms(poses, folder / "poses.png", title=title, **more)
+        note, path = f"All {len(data.test.labels):,} test pairs.", folder / "poses.png"
+        paths["poses"] = pose_histograms(poses, path, title=title, put_in=data.test_poses, note=note)
     return paths
 
 

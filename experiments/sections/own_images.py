@@ -16,4 +16,4 @@ def draw(model: nn.Module, data: Any, folder: Path, subject: Subject) -> dict[st
     return example_crops(model, data, folder, subject)
 
 
-SECTION = Section(name="own_images", tables=(), draw=draw, words=Words({"own_images": "a folder of images"}))
+SECTION = Section(name="own_images", tables=(), draw=draw, words=Words({"own_images": "images of a folder"}))

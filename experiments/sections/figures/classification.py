@@ -30,7 +30,7 @@ from stn.transforms import pose
 
 ACROSS = 10  # at most so many examples side by side
 DECIMALS = {"angle": 0, "scale": 2, "x": 2, "y": 2}  # of a part of a pose
-BINS = 60  # of a histogram
+BINS = 15, 60  # of a histogram, of few and of many images
 BATCH = 500  # test images that are computed at once
 
 
@@ -229,12 +229,13 @@ def pose_edges(samples: Sequence[Tensor]) -> np.ndarray:
     low, high = low - room, high + room
     for sample in samples:
         values = np.unique(sample.numpy().astype(np.float64).round(5))
-        if 1 < len(values) <= BINS and len(values) < len(sample) / 10:
+        if 1 < len(values) <= BINS[1] and len(values) < len(sample) / 10:
             step = (values[-1] - values[0]) / (len(values) - 1)
             first = values[0] - step / 2
             steps = np.arange(np.floor((low - first) / step), np.ceil((high - first) / step) + 1)
             return np.asarray(first + step * steps)
-    return np.linspace(low, high, BINS + 1)
+    bins = int(np.clip(np.sqrt(min(map(len, samples))), *BINS))
+    return np.linspace(low, high, bins + 1)
 
 
 def _percent(values: Tensor) -> np.ndarray:
@@ -356,7 +357,7 @@ def crops(
             frame(line[1 + k], colour)
         known = None if true is None else names[true[i]]
         show_prediction(line[0], names[int(predicted[i])], known, size=9, separator="\n")
-        show_names(line[:1], files[i : i + 1])
+        show_names(line[:1], files[i : i + 1], size=9)
     note = f"{note} {predictions_note(true is not None)}".strip()
     head(figure, title, note=note, handles=window_handles(transforms, framed=True))
     return save(figure, path, dpi=min(80, 300 // each))  # PNG compresses camera images badly
@@ -473,11 +474,11 @@ def aligned_digits(
             f"The transformer of {network} changes the mean image of each class of {digits}"
         )
         note = f"The mean of all {len(labels):,} test digits by class, before and after the transformer."
-        more = {"undistorted": undistorted_means(data), "note": note}
-        paths["class_means"] = class_means(before, after, folder / "class_means.png", title=title, **more)
+        means, path = undistorted_means(data), folder / "class_means.png"
+        paths["class_means"] = class_means(before, after, path, title=title, undistorted=means, note=note)
         title = subject.title(f"{network} chooses angle, size and place of its windows on {digits}")
-        more = {"put_in": data.test_poses, "note": f"All {len(labels):,} test digits."}
-        paths["poses"] = pose_histograms(poses, folder / "poses.png", title=title, **more)
+        note, path = f"All {len(labels):,} test digits.", folder / "poses.png"
+        paths["poses"] = pose_histograms(poses, path, title=title, put_in=data.test_poses, note=note)
     return paths
 
 

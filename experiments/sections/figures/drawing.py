@@ -108,10 +108,10 @@ def predictions_note(known: bool) -> str:
     return f"Below: the predicted class{told}."
 
 
-def show_names(row: Iterable[Axes], names: Sequence[str]) -> None:
+def show_names(row: Iterable[Axes], names: Sequence[str], *, size: float = 7) -> None:
     """Writes the name of each image above it, the end of a long one."""
     for axes, name in zip(row, names, strict=False):
-        axes.set_title(name if len(name) <= NAME else f"...{name[3 - NAME :]}", fontsize=6)
+        axes.set_title(name if len(name) <= NAME else f"...{name[3 - NAME :]}", fontsize=size)
 
 
 def apply(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], list[Transform]]:
