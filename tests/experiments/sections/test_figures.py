@@ -197,14 +197,15 @@ def test_the_outline_is_the_histogram_of_what_was_put_in(drawn, tmp_path):
     figure = drawn["poses.png"]
     for axes, key in zip(figure.axes[:3], put_in, strict=False):
         first, *_, outline = axes.patches
-        edges = [patch.get_x() for patch in axes.patches[:60]] + [
-            axes.patches[59].get_x() + first.get_width()
-        ]
+        bars = axes.patches[
+            : len(axes.patches) // 2
+        ]  # of the first windows; as many of the second; the outline
+        edges = [*(bar.get_x() for bar in bars), bars[-1].get_x() + first.get_width()]
         counts, _ = np.histogram(put_in[key].numpy(), edges)
         heights = np.unique(outline.get_xy()[:, 1].round(6))
         assert set(heights) == set((100 * counts / 500).round(6)) | {0.0}
         counts, _ = np.histogram(windows[0][key].numpy(), edges)
-        np.testing.assert_allclose([patch.get_height() for patch in axes.patches[:60]], counts / 3, atol=1e-4)
+        np.testing.assert_allclose([bar.get_height() for bar in bars], counts / 3, atol=1e-4)
         assert axes.get_xlabel()
     (same,) = figure.axes[3].lines  # what all digits have in common is a line
     assert list(same.get_xdata()) == [0.25, 0.25] and "0.25 for every digit" in figure.axes[3].get_title()
