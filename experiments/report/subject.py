@@ -10,7 +10,7 @@ NETWORKS = {
     "cnn_bn": "CNN with batch normalisation",
     "image_cnn": "CNN",
     "image_st_cnn": "ST-CNN",
-    "localiser": "one transformer",
+    "localiser": "One spatial transformer",
     "st_cnn_3d": "3-D ST-CNN",
     "st_cnn_bn": "ST-CNN with batch normalisation",
     "st_cnn_iterated": "ST-CNN, applied twice",
