@@ -6,6 +6,10 @@ Without KEY=VALUE on its own data. Other data of the same kind:
   experiment=mnist_e              the data of another experiment
 How to measure: device=, threads=, trainer.eval_batch_size=, data_dir=, output_dir= (where the cache of images is).
 The numbers are printed and written into evaluations/ of the run; result.json stays as it is.
+
+With --figures the run's figures are drawn again instead, by the code as it is now: those of a run directory into it,
+those of a published run, whose network is in weights/, into results/figures/:
+  python scripts/evaluate.py --figures results/runs/mnist_rts/st_cnn-affine-fast-seed_0.json
 """
 
 import argparse
@@ -13,18 +17,23 @@ import sys
 from pathlib import Path
 
 from experiments.analysis.evaluate import evaluate_run
+from experiments.analysis.redraw import redraw
 from experiments.engine.cli import one_sentence_errors
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("run", type=Path, help="run directory")
+    add("run", type=Path, help="run directory; with --figures also a published result")
+    add("--figures", action="store_true", help="draw the figures of the run again, and do not test it")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="other data, or how to measure")
     args = parser.parse_args()
     with one_sentence_errors():
-        evaluation, path = evaluate_run(args.run, args.overrides)
-        print(f"{evaluation}\nwritten  {path}")
+        if args.figures:
+            print(*redraw(args.run, args.overrides), sep="\n")
+        else:
+            evaluation, path = evaluate_run(args.run, args.overrides)
+            print(f"{evaluation}\nwritten  {path}")
     return 0
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.analysis.compare import listed
 from experiments.analysis.variants import Variant
 from experiments.report import details
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
 
 CURVES = {  # what is drawn: the first of these that all runs have -> the label of its axis
     "val/accuracy": "accuracy on held-out images, %",
@@ -39,8 +43,11 @@ def curves(compared: Sequence[Variant], path: Path) -> Path | None:
     from matplotlib.figure import Figure  # slow to import
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure = Figure(figsize=(7.2, 4 + 0.16 * len(shown)), layout="constrained")
+    from experiments.report.pictures import head, line, save
+
+    figure = Figure(figsize=(7.2, 4.6 + 0.16 * len(shown)), layout="constrained")
     axes = figure.subplots()
+    handles: list[Artist] = []
     for i, (variant, name) in enumerate(zip(shown, _short_names(shown), strict=True)):
         series = [log[key] for log in logs[variant.letter]]
         steps = sorted(set.intersection(*(set(one) for one in series)))
@@ -48,14 +55,13 @@ def curves(compared: Sequence[Variant], path: Path) -> Path | None:
         if not key.startswith("val/"):
             lines = [details.running_mean(line) for line in lines]
         mean = [statistics.fmean(values) for values in zip(*lines, strict=True)]
-        colour, style = f"C{i % 10}", ("-", "--", ":", "-.")[i // 10 % 4]
-        runs = f" ({len(series)})" if len(series) > 1 else ""
-        label = f"{variant.letter}  {name}{runs}"
-        axes.plot(steps, mean, linewidth=1.6, label=label, color=colour, linestyle=style)
+        look = line(i)
+        runs = f", mean and range of {len(series)} seeds" if len(series) > 1 else ""
+        handles += axes.plot(steps, mean, linewidth=1.6, label=f"{variant.letter}: {name}{runs}", **look)
         if len(lines) > 1:
             low, high = ([end(values) for values in zip(*lines, strict=True)] for end in (min, max))
-            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel="step", ylabel=CURVES[key])
+            axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    axes.set(xlabel="training steps", ylabel=CURVES[key])
     axes.margins(x=0.01)
     axes.spines[["top", "right"]].set_visible(False)
     if not key.endswith("accuracy"):
@@ -65,11 +71,15 @@ def curves(compared: Sequence[Variant], path: Path) -> Path | None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(color="0.92", linewidth=0.8)
     silent = [variant.letter for variant in compared if variant not in shown]
-    axes.set_title(f"no log kept of {listed(silent)}" if silent else "", fontsize=8, color="0.4", loc="right")
-    figure.legend(loc="outside lower left", frameon=False, fontsize=8)
+    what = CURVES[key].removesuffix(", %")
+    head(
+        figure,
+        f"The {what} changes over the training, for {len(shown)} configurations",
+        note=f"No log is kept of {listed(silent)}." if silent else "",
+        handles=handles,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    return save(figure, path, dpi=150)
 
 
 def _short_names(compared: Sequence[Variant]) -> list[str]:

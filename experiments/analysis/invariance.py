@@ -28,9 +28,10 @@ AMOUNTS: dict[str, tuple[float, ...]] = {
 }
 LABELS = {
     "angle": "angle, degrees clockwise",
-    "scale": "size of the digit",
+    "scale": "size of the digit, times the original",
     "shift": "shift to the right, pixels",
 }
+INK: dict[str, Any] = {"color": "0.5", "linestyle": ":", "linewidth": 1.3}  # of a drawn line
 CHUNK = 500  # digits that are distorted at once
 
 
@@ -233,29 +234,45 @@ def picture(measured: Sequence[Mapping[str, Any]], path: Path) -> Path:
         The path.
     """
     from matplotlib.figure import Figure  # slow to import
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(12, 3.6 + 0.2 * len(measured)), layout="constrained")
+    from experiments.report.pictures import head, line, save
+
+    figure = Figure(figsize=(12, 4.3 + 0.2 * len(measured)), layout="constrained")
     for axes, (factor, label) in zip(figure.subplots(1, len(LABELS)), LABELS.items(), strict=True):
         for k, one in enumerate(measured):
-            column, colour = one["factors"][factor], f"C{k % 10}"
+            column, look = one["factors"][factor], line(k)
             x, mean = column["amounts"], np.array(column["mean"])
-            name = (
-                f"{one['letter']}  {one['name']} ({len(one['seeds'])})"
-                if axes.get_subplotspec().is_first_col()
-                else None
-            )
-            axes.plot(x, mean, color=colour, linewidth=1.5, label=name)
+            axes.plot(x, mean, linewidth=1.5, **look)
             if column["std"]:
                 std = np.array(column["std"])
-                axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+                axes.fill_between(x, mean - std, mean + std, color=look["color"], alpha=0.2, linewidth=0)
         for low, high in {tuple(one["factors"][factor]["training"]) for one in measured}:
             axes.axvspan(low, high, color="0.5", alpha=0.12, zorder=0)
         for ink in {tuple(one["factors"][factor]["ink"]) for one in measured}:
-            axes.plot(x, 100 * np.array(ink), ":", color="0.5", linewidth=1)
+            axes.plot(x, 100 * np.array(ink), **INK)
         axes.set(xlabel=label, ylabel="test error, %", ylim=(0, 102))
         axes.margins(x=0)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower left", frameon=False, fontsize=8)
+    several = any(len(one["seeds"]) > 1 for one in measured)
+    handles = [
+        *(Line2D([], [], label=f"{one['letter']}: {one['name']}, {_seeds(one)}", **line(k))
+          for k, one in enumerate(measured)),
+        Patch(color="0.5", alpha=0.2, label="range of the training"),
+        Line2D([], [], label="share of the digit's ink on the canvas, %", **INK),
+    ]  # fmt: skip
+    images = " and ".join(sorted({f"{one['images']:,}" for one in measured}))
+    note = f"{images} test digits; the other two factors stay at the middle of their training range." + (
+        " Band: the standard deviation over seeds." if several else ""
+    )
+    title = (
+        "The test error depends on angle, size and place of the digits, within the training range and beyond"
+    )
+    head(figure, title, note=note, handles=handles)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
-    return path
+    return save(figure, path)
+
+
+def _seeds(one: Mapping[str, Any]) -> str:
+    return f"seed {one['seeds'][0]}" if len(one["seeds"]) == 1 else f"{len(one['seeds'])} seeds"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from experiments.engine.build import UserError
 from experiments.engine.run import load_run
 from experiments.report import markdown_table
+from experiments.sections import SECTIONS
 from experiments.sections.birds import HEAD, region_centres
 from stn import ParallelTransformers, SpatialTransformer, Translation
 
@@ -190,22 +191,46 @@ def picture(landscapes: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """
     from matplotlib.figure import Figure  # slow to import
 
+    from experiments.report.pictures import head, line, save
+
     aimed = any("cosine_to_target" in one["gradient"] for one in landscapes)
-    figure = Figure(figsize=(10 if aimed else 5, 3.6), layout="constrained")
+    figure = Figure(figsize=(10 if aimed else 5, 4.2), layout="constrained")
     axes = figure.subplots(1, 1 + aimed, squeeze=False)[0]
+    handles: list[Any] = []
     for k, one in enumerate(landscapes):
-        colour, name = f"C{k}", one["experiment"]
+        look, name = line(k), f"{_data(one['experiment'])}, seed {one['seed']}, {one['images']} test images"
         steps = [row["step"] for row in one["steps"]]
-        axes[0].plot(steps, [row["cosine"] for row in one["steps"]], "o-", color=colour, label=name)
+        handles += axes[0].plot(
+            steps, [row["cosine"] for row in one["steps"]], marker="o", label=name, **look
+        )
         if "cosine_to_target" in one["gradient"]:
             shares = [row["cosine_to_target"] for row in one["steps"]]
-            axes[1].plot(steps, shares, "o-", color=colour, label=f"{name}: slope over the step")
+            axes[1].plot(steps, shares, marker="o", label="slope over the step", **look)
             own = one["gradient"]["cosine_to_target"]
-            axes[1].axhline(own, color=colour, linestyle=":", label=f"{name}: the sampler's gradient")
-    for one_axes, what in zip(axes, ("the sampler's gradient", "the bird's head"), strict=False):
-        one_axes.set(xscale="log", xlabel="step in theta", ylabel=f"cosine to {what}", ylim=(-0.1, 1.05))
+            axes[1].axhline(own, color=look["color"], linestyle=":", label="the sampler's gradient")
+            axes[1].legend(frameon=False, fontsize=8)
+    for one_axes, what in zip(
+        axes, ("the sampler's gradient", "the direction of the bird's head"), strict=False
+    ):
+        one_axes.set(xscale="log", xlabel="step in theta (the image spans -1 to 1)", ylim=(-0.1, 1.05))
+        one_axes.set_ylabel(f"cosine to {what}")
         one_axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-        one_axes.legend(frameon=False, fontsize=8)
+    title = (
+        "The larger the step of theta, the more the slope of the loss may differ from the sampler's gradient"
+    )
+    spreads = " and ".join(sorted({f"{one['spread']:g}" for one in landscapes}))
+    note = f"Cosine 1: the same direction; 0: unrelated. The windows were first moved at random by {spreads}."
+    head(figure, title, note=note, handles=handles)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": None})
-    return path
+    return save(figure, path, dpi=110)
+
+
+def _data(experiment: str) -> str:
+    """What the images of an experiment are called, or its network."""
+    for section in SECTIONS.values():
+        for kind in (section.words.data, section.words.networks):
+            if experiment in kind:
+                return (
+                    kind[experiment] if kind is section.words.data else f"{section.name}: {kind[experiment]}"
+                )
+    return experiment

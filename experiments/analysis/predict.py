@@ -14,8 +14,11 @@ from torch import Tensor
 
 from experiments.engine.build import UserError, offered
 from experiments.engine.files import write_atomically
-from experiments.engine.identity import current_name
+from experiments.engine.identity import current_name, transform_name
 from experiments.engine.loading import Trained, load_network
+from experiments.engine.result import Result
+from experiments.report.subject import Subject, Words
+from experiments.sections import SECTIONS
 from stn.datasets.decoding import decode
 from stn.datasets.distorted import DistortedDigits
 from stn.datasets.folder_layout import images_below
@@ -104,7 +107,7 @@ def predict_files(
     found = predict(trained, read, torch.stack(images).float() / 255)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / TABLE, lambda path: _write_table(found, path))
-    _draw(found, trained, out / PICTURE, min(shown, len(read)), photographs=photographs)
+    _draw(found, trained, run, out / PICTURE, min(shown, len(read)), photographs=photographs)
     said = [f"{len(read)} images, {trained.progress}: {out / TABLE} and {out / PICTURE}"]
     if bright:
         turn = "was --invert wrong?" if invert else "are they dark on white? Then give --invert."
@@ -214,10 +217,27 @@ def _write_table(found: Predictions, path: Path) -> None:
             table.writerow([name, predicted, f"{probability:.6g}", *(f"{number:.6g}" for number in theta)])
 
 
-def _draw(found: Predictions, trained: Trained, path: Path, shown: int, *, photographs: bool) -> None:
+def _subject(config: Mapping[str, Any], run: Path) -> Subject:
+    """The run in words: with its error where it is finished."""
+    own, experiment = run / "result.json", config["experiment"]
+    facts = {
+        "experiment": experiment,
+        "dataset": config["dataset"]["name"],
+        "model": config["model"]["name"],
+        "transform": transform_name(config),
+    }
+    each = (section.words for section in SECTIONS.values())
+    words = next((one for one in each if experiment in one.data or experiment in one.networks), Words())
+    return words.subject(Result.read(own).to_dict() if own.exists() else facts)
+
+
+def _draw(
+    found: Predictions, trained: Trained, run: Path, path: Path, shown: int, *, photographs: bool
+) -> None:
     from experiments.sections.figures import crops, examples  # matplotlib: slow to import
 
-    title = f"{trained.config['experiment']} {trained.config['model']['name']}"
+    subject = _subject(trained.config, run)
+    title = subject.title(f"{subject.network}, trained on {subject.data}, says what these images are")
     images, names = found.images[:shown], [file.name for file in found.files[:shown]]
     if photographs:
         crops(trained.network, images, None, trained.classes, path, title=title, files=names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from experiments.analysis.variants import Variant
 from experiments.engine.build import UserError
-from experiments.report import details, row_label
+from experiments.report import Row, details, row_label
 from experiments.sections.upright import UPRIGHT
 
 BINS = 72  # of a rose: 5 degrees each
@@ -47,6 +48,10 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
         UserError: no run is of the experiment, or one has kept no details.
     """
     from matplotlib.figure import Figure  # slow to import
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    from experiments.report.pictures import head, line, save
 
     placed = [(place[0], variant) for variant in compared if (place := UPRIGHT.place(variant.results[0]))]
     order = list(UPRIGHT.rows)
@@ -54,7 +59,7 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
     if not placed:
         raise UserError("None of these runs is of experiment=upright with a spatial transformer.")
     rows = 1 + max(len(variant.results) for _, variant in placed)
-    figure = Figure(figsize=(2.3 * len(placed), 2.9 + 1.0 * (rows - 1)), layout="constrained")
+    figure = Figure(figsize=(max(2.3 * len(placed), 4.6), 3.9 + 1.0 * (rows - 1)), layout="constrained")
     grid = figure.add_gridspec(rows, len(placed), height_ratios=[2.2] + [1] * (rows - 1))
     edges = np.linspace(-np.pi, np.pi, BINS + 1)
     for column, (row, variant) in enumerate(placed):
@@ -74,16 +79,34 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
             top = max(top, heights.max())
             closed = np.append(heights, heights[0])
             centres = edges + np.pi / BINS
-            rose.plot(centres, closed, linewidth=1.1, color=f"C{k}", label=f"seed {result.seed}")
+            rose.plot(centres, closed, linewidth=1.1, **line(k))
             axes = figure.add_subplot(grid[1 + k, column])
             axes.imshow(mosaic(kept["class_means"][0]), cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             if column == 0:
-                axes.set_ylabel(f"seed {result.seed}", fontsize=8, color=f"C{k}")
+                axes.set_ylabel(f"seed {result.seed}", fontsize=8)
+            for spine in axes.spines.values():
+                spine.set(color=line(k)["color"], linewidth=1.5)
         rose.bar([middle], [1.1 * top], width=2 * width, color="0.9", zorder=0)
         rose.plot([middle, middle], [0, 1.1 * top], "--", color="0.5", linewidth=0.8)
         rose.set_ylim(0, 1.1 * top)
-    figure.suptitle("angle left by the transformer, and mean output of each class", fontsize=10)
+    seeds = max((variant.results for _, variant in placed), key=len)
+    handles = [
+        *(Line2D([], [], label=f"seed {one.seed}", **line(k)) for k, one in enumerate(seeds)),
+        Patch(color="0.9", label="range of the training, dashed its middle"),
+    ]
+    note = (
+        "Above: the angles that are left in the test digits, clockwise from upright, areas as their shares. Below: the "
+        f"mean output of each class. A column is a range of rotations. Mean test error: {_errors(placed)}."
+    )
+    title = (
+        "Which way up a transformer leaves digits depends on the range of rotations that it was trained on"
+    )
+    head(figure, title, note=note, handles=handles)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
-    return path
+    return save(figure, path)
+
+
+def _errors(placed: Sequence[tuple[Row, Variant]]) -> str:
+    means = [statistics.fmean(variant.values("test_error")) for _, variant in placed]
+    return ", ".join(f"{mean:.2f} %" for mean in means)

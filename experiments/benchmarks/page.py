@@ -195,9 +195,11 @@ def plot_name(i: int) -> str:
 def _plot(rows: Sequence[Row], path: Path) -> Path:
     from matplotlib.figure import Figure  # here, since it takes a second
 
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    from experiments.report.pictures import head, line, save
+
+    figure = Figure(figsize=(10, 3.9), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
-    labels = {"side": "image side, pixels", "batch": "batch", "width": "filters"}
+    labels = {"side": "image side, pixels", "batch": "images in a batch", "width": "filters of a layer"}
     for panel, (key, name) in zip(panels, labels.items(), strict=True):
         # The series in which this key varies: the others stand at the values that most of its rows have.
         others = [other for other in labels if other != key]
@@ -207,13 +209,14 @@ def _plot(rows: Sequence[Row], path: Path) -> Path:
         held, series = max(groups.items(), key=lambda item: len(item[1]))
         series = sorted(series, key=lambda row: row[key])
         x = [row[key] for row in series]
-        panel.plot(x, [row["step_ms"] for row in series], "o-", label="measured")
-        panel.plot(x, [row["limit_ms"] for row in series], "s--", label="limit of arithmetic")
+        panel.plot(x, [row["step_ms"] for row in series], marker="o", label="measured", **line(0))
+        panel.plot(x, [row["limit_ms"] for row in series], marker="s", label="limit of arithmetic", **line(1))
         panel.set(xscale="log", yscale="log", xlabel=name, xticks=x, xticklabels=[str(v) for v in x])
         panel.minorticks_off()
         panel.set_title(", ".join(f"{k} {v}" for k, v in zip(others, held, strict=True)), fontsize=9)
-    panels[0].set_ylabel("step, ms")
-    panels[0].legend(frameon=False)
+    panels[0].set_ylabel("duration of a training step, ms")
+    title = "A training step takes longer with larger images, batches and networks"
+    handles, _ = panels[0].get_legend_handles_labels()
+    head(figure, title, note="Above each panel: what stays the same.", handles=handles)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path
+    return save(figure, path)

@@ -1,6 +1,6 @@
 """What the parts of a run must offer: task, network, data, stream, section."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -246,12 +246,14 @@ class Section(Protocol):
         """Returns the value of `section` that chooses it."""
         ...
 
-    def figures(self, model: nn.Module, data: Any, folder: Path, /) -> dict[str, Path]:
+    def figures(self, model: nn.Module, data: Any, folder: Path, result: Result, /) -> dict[str, Path]:
         """Draws pictures of a trained network into the run directory and returns name -> path."""
         ...
 
-    def batch(self, images: Tensor, labels: Tensor, data: Any, folder: Path, /) -> dict[str, Path]:
-        """Draws a training batch into the run directory and returns name -> path."""
+    def batch(
+        self, images: Tensor, labels: Tensor, data: Any, folder: Path, run: Mapping[str, Any], /
+    ) -> dict[str, Path]:
+        """Draws a training batch into the run directory and returns name -> path; `run` names network and data."""
         ...
 
     def against_paper(self, result: Result, /) -> dict[str, Any] | None:

@@ -300,7 +300,7 @@ def _show_data(run: _Prepared, section: Section | None) -> None:
     if section is not None and run.cfg.figures == BATCH and run.training.step == 0:
         stream = copy.deepcopy(run.training.stream)  # the run's own gives the same batch to step 1
         images, labels, *_ = stream.next_batch()
-        for path in section.batch(images, labels, run.data, run.folder).values():
+        for path in section.batch(images, labels, run.data, run.folder, run.facts).values():
             log.info("figure: %s", path)
 
 
@@ -417,7 +417,8 @@ def _record(
     if details:
         checkpoint.save(folder / "details.pt", details)
     result.write(result.path)
-    figures = section.figures(training.model, run.data, folder) if section and run.cfg.figures else {}
+    drawn = section is not None and run.cfg.figures
+    figures = section.figures(training.model, run.data, folder, result) if section and drawn else {}
     tracker.attempt(lambda: log_result(tracker, section, result, figures))
     if tracker.artifacts:
         tracker.attempt(lambda: upload_files(tracker, result, folder))

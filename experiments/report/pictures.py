@@ -6,18 +6,25 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.engine.classes import CONFUSION
 from experiments.report import details
+from experiments.report.subject import Subject
 
+# Colours of lines on white, of Okabe and Ito (2008). tests/experiments/report/test_pictures.py measures how far apart
+# they are for colour-blind readers; a further line gets another style as well.
+LINES = ("#0072b2", "#d55e00", "#56b4e9", "#cc79a7", "#e69f00", "#000000")
+STYLES = ("-", "--", "-.", ":")
 SHOWN = 32  # images of a batch
 NUMBERED, NAMED = 25, 60  # classes up to which a matrix has numbers, and names
-PANELS = {"loss": "loss", "error": "error, %"}  # ending of a logged name -> label of its axis
+PANELS = {"loss": "loss, no unit", "error": "error, %"}  # ending of a logged name -> label of its axis
 
 
 def show(axes: Axes, image: Tensor) -> None:
@@ -37,10 +44,53 @@ def show(axes: Axes, image: Tensor) -> None:
         spine.set_visible(False)
 
 
-def head(figure: Figure, title: str, *, size: int = 9) -> None:
-    """Writes a title above a figure, in as many lines as it takes."""
+def line(k: int) -> dict[str, Any]:
+    """Colour and style of the k-th line of a graph."""
+    return {"color": LINES[k % len(LINES)], "linestyle": STYLES[k % len(STYLES)]}
+
+
+def head(
+    figure: Figure, title: str, *, note: str = "", handles: Sequence[Artist] = (), size: float = 11
+) -> None:
+    """Writes a title above a figure, and below it a legend and a note, in as many lines as they take.
+
+    Args:
+        figure: with the layout "constrained", which makes room.
+        title: a sentence that says what is shown.
+        note: what else a reader needs: how the images were chosen, what marks mean.
+        handles: with labels, for the legend.
+        size: of the title, points.
+    """
+    figure.suptitle(_wrapped(figure, title, size), fontsize=size)
+    if not (note or handles):
+        return
+    legend = figure.legend(
+        handles=list(handles),
+        title=_wrapped(figure, note, 8.5),
+        title_fontsize=8.5,
+        fontsize=8.5,
+        loc="outside lower center",
+        ncols=_columns(handles, figure.get_figwidth()),
+        frameon=False,
+    )
+    legend.get_title().set(color="0.3", multialignment="center")
+
+
+def _columns(handles: Sequence[Artist], width: float) -> int:
+    """How many columns of a legend fit, in inches."""
+    each = [0.7 + 0.064 * len(str(handle.get_label())) for handle in handles]
+    if sum(each) <= width:
+        return max(1, len(each))
+    return max(1, int(width / max(each)))
+
+
+def _wrapped(figure: Figure, text: str, size: float) -> str:
+    """A text in as few lines as fit, of about equal length."""
     across = int(125 * figure.get_figwidth() / size)  # characters of a line
-    figure.suptitle("\n".join(textwrap.wrap(title, across)), fontsize=size)
+    count = len(textwrap.wrap(text, across))
+    while across > 20 and len(textwrap.wrap(text, across - 1)) == count:
+        across -= 1
+    return "\n".join(textwrap.wrap(text, across))
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 130) -> Path:
@@ -49,7 +99,9 @@ def save(figure: Figure, path: Path, *, dpi: int = 130) -> Path:
     return path
 
 
-def training_batch(images: Tensor, labels: Tensor, names: Sequence[str], path: Path, *, title: str) -> Path:
+def training_batch(
+    images: Tensor, labels: Tensor, names: Sequence[str], path: Path, subject: Subject
+) -> Path:
     """The first images of a training batch as the network gets them, with the names of their classes.
 
     Args:
@@ -57,7 +109,7 @@ def training_batch(images: Tensor, labels: Tensor, names: Sequence[str], path: P
         labels: (B,).
         names: of the classes; empty for images without.
         path: the picture, which is written.
-        title: above it.
+        subject: the run that is trained on them.
 
     Returns:
         The path.
@@ -76,27 +128,28 @@ def training_batch(images: Tensor, labels: Tensor, names: Sequence[str], path: P
         show(axes, image)
         if names:
             axes.set_xlabel(_short(names[int(label)]), fontsize=8)
-    head(
-        figure, f"{len(flat)} of {len(images)} images of a training batch, as the network sees them: {title}"
-    )
+    note = "Below each: its class. " if names else ""
+    note += "Of a volume: the mean along its depth." if images.ndim == 5 else ""
+    sees = f"{subject.network} sees these {subject.data} in training: {len(flat)} of a batch of {len(images)}"
+    head(figure, sees, note=note, size=10)
     return save(figure, path, dpi=100)
 
 
-def from_files(folder: Path, title: str) -> dict[str, Path]:
+def from_files(folder: Path, subject: Subject) -> dict[str, Path]:
     """Draws `curves` and, of a classification, `confusion`, from what a finished run has written.
 
     Args:
         folder: the run directory.
-        title: above them.
+        subject: the run.
 
     Returns:
         Name -> path.
     """
-    drawn = {"curves": _curves(folder, title), "confusion": _confusion(folder, title)}
+    drawn = {"curves": _curves(folder, subject), "confusion": _confusion(folder, subject)}
     return {name: path for name, path in drawn.items() if path is not None}
 
 
-def _curves(folder: Path, title: str) -> Path | None:
+def _curves(folder: Path, subject: Subject) -> Path | None:
     """Loss and error over the steps, in training and, where there is some, in validation."""
     logged = details.curves(folder / "result.json")
     panels = [ending for ending in PANELS if any(name.endswith(f"/{ending}") for name in logged)]
@@ -104,21 +157,24 @@ def _curves(folder: Path, title: str) -> Path | None:
         return None
     figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
     for axes, ending in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for start, label in (("train", "training batches"), ("val", "held-out images")):
+        for k, (start, label) in enumerate(
+            (("train", "training batches, running mean"), ("val", "held-out images"))
+        ):
             curve = logged.get(f"{start}/{ending}", {})
             if curve:
                 values = list(curve.values())
                 shown = details.running_mean(values) if start == "train" else values
-                axes.plot(list(curve), shown, label=label, linewidth=1.4)
-        axes.set(xlabel="step", ylabel=PANELS[ending])
+                axes.plot(list(curve), shown, label=label, linewidth=1.4, **line(k))
+        axes.set(xlabel="training steps", ylabel=PANELS[ending])
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    head(figure, title)
+    title = subject.title(f"{subject.network} learns from {subject.data}")
+    head(figure, title, note=subject.training, size=10)
     return save(figure, folder / "curves.png", dpi=100)
 
 
-def _confusion(folder: Path, title: str) -> Path | None:
+def _confusion(folder: Path, subject: Subject) -> Path | None:
     """The share of each class that was taken for which, as colours, and the accuracy of each class beside."""
     path = folder / CONFUSION
     if not path.exists():
@@ -129,10 +185,11 @@ def _confusion(folder: Path, title: str) -> Path | None:
     counts = torch.tensor([[int(count) for count in taken] for _, _, _, *taken in lines])
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     side = min(max(0.32 * len(names), 3.0), 12.0)
-    figure = Figure(figsize=(side + 2.6, side + 1.2), layout="constrained")
+    figure = Figure(figsize=(side + 2.6, side + 2.2), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xlabel="predicted", ylabel="class")
+    drawn = axes.imshow(100 * shares.numpy(), cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.6, label="share of the true class, %")
+    axes.set(xlabel="predicted class", ylabel="true class")
     size = 7 if len(names) <= NUMBERED else 5
     if len(names) <= NAMED:
         places = range(len(names))
@@ -148,7 +205,8 @@ def _confusion(folder: Path, title: str) -> Path | None:
             colour = "white" if shares[i, j] > 0.5 else "black"
             if count:
                 axes.text(j, i, str(count), ha="center", va="center", fontsize=size, color=colour)
-    head(figure, title)
+    title = subject.title(f"{subject.network} takes some classes of {subject.data} for others")
+    head(figure, title, note=subject.training, size=10)
     return save(figure, folder / "confusion.png", dpi=100)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from experiments.engine.smoothing import SmoothedClassification
 from experiments.report import Claim, Level, Result, Row, Runs, Section, Table, gain_in
+from experiments.report.subject import Score, Subject, Words
 from stn import Transform
 from stn.datasets.bird_lists import BODY, HEAD, PARTS
 
@@ -226,11 +227,17 @@ def region_hits(model: Any, theta: Tensor, parts: Tensor) -> dict[str, float]:
     return hits
 
 
-def draw(model: nn.Module, data: Any, folder: Path, title: str) -> dict[str, Path]:
+def draw(model: nn.Module, data: Any, folder: Path, subject: Subject) -> dict[str, Path]:
     """`crops`: test images with the window of each transformer, and its crop beside."""
     from experiments.sections.figures import example_crops  # matplotlib: slow to import
 
-    return example_crops(model, data, folder, title)
+    return example_crops(model, data, folder, subject)
 
 
-SECTION = Section(name="birds", tables=(BIRDS,), draw=draw, claims=(CLAIM,))
+DATA = {
+    "cub": "photographs of 200 species of birds",
+    "cub50": "photographs of 50 species of birds",
+    "toy_birds": "drawn birds",
+}
+WORDS = Words(DATA, EXPERIMENTS | CONTROLS, Score("test_accuracy", "test accuracy {:.1f}\N{NO-BREAK SPACE}%"))
+SECTION = Section(name="birds", tables=(BIRDS,), draw=draw, claims=(CLAIM,), words=WORDS)

@@ -16,6 +16,7 @@ from experiments.engine.interfaces import Aux, Batch, Sums, Task
 from experiments.engine.run import load_run
 from experiments.engine.task import Classification
 from experiments.report import Claim, Level, Result, Row, Section, Table, runs_in
+from experiments.report.subject import Score, Subject, Words
 from stn import sample
 from stn.datasets.colocalisation import SharedDigit
 from stn.models.mnist import CNN
@@ -258,7 +259,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return common / both.clamp(min=1e-12)
 
 
-def draw(model: nn.Module, data: SharedDigit, folder: Path, title: str) -> dict[str, Path]:
+def draw(model: nn.Module, data: SharedDigit, folder: Path, subject: Subject) -> dict[str, Path]:
     """`windows`, the predicted windows over training as a strip, and `windows_animation`.
 
     They need the weights that `trainer.snapshot_every` stores; without, there is a strip of the last step alone.
@@ -280,12 +281,15 @@ def draw(model: nn.Module, data: SharedDigit, folder: Path, title: str) -> dict[
             windows["last"] = model(images)[0].float().cpu()
     shown = images.cpu()
     strip = {step: windows[step] for step in thin(list(windows), STRIP)}
-    paths = {"windows": windows_over_steps(shown, truth, strip, folder / "windows.png", title=title)}
+    what = f"images that share the digit {data.digit}"
+    title = subject.title(f"Without labels, a window is to find what {what} have in common")
+    note = f"The first {len(shown)} of {len(data.test.labels)} images; a row a step of the training."
+    path = folder / "windows.png"
+    paths = {"windows": windows_over_steps(shown, truth, strip, path, title=title, note=note)}
     if len(windows) > 1:
         path = folder / "windows.gif"
-        paths["windows_animation"] = windows_animation(
-            shown, truth, windows, path, title=f"digit {data.digit}"
-        )
+        title = f"A window is to find what {what} have in common"
+        paths["windows_animation"] = windows_animation(shown, truth, windows, path, title=title)
     return paths
 
 
@@ -296,4 +300,8 @@ def thin(steps: Sequence[Any], most: int) -> list[Any]:
     return [steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)]
 
 
-SECTION = Section(name="colocalisation", tables=(COLOCALISATION,), draw=draw, claims=(CLAIM,))
+WORDS = Words(
+    {"colocalisation": "images that share one digit"},
+    score=Score("test_localised", "the digit is found in {:.0f} % of the images"),
+)
+SECTION = Section(name="colocalisation", tables=(COLOCALISATION,), draw=draw, claims=(CLAIM,), words=WORDS)

@@ -17,6 +17,7 @@ from experiments.report import (
     by_network_and_experiment,
     gain_in,
 )
+from experiments.report.subject import Subject, Words
 from stn.datasets.distorted import DistortedDigits
 
 # Test error in percent, ten classes; Jaderberg et al. 2015 (arXiv 1506.02025).
@@ -218,11 +219,22 @@ CLAIMS = (
 )
 
 
-def draw(model: nn.Module, data: DistortedDigits, folder: Path, title: str) -> dict[str, Path]:
+DATA = {
+    "mnist_r": "rotated digits (R)",
+    "mnist_rts": "rotated, scaled and translated digits (RTS)",
+    "mnist_p": "digits in a random perspective (P)",
+    "mnist_p_literal": "digits in a random perspective (P, the other reading)",
+    "mnist_e": "elastically distorted digits (E)",
+    "mnist_e_corners": "elastically distorted digits (E, the other reading)",
+    "mnist_tc": "translated and cluttered digits (TC)",
+}
+
+
+def draw(model: nn.Module, data: DistortedDigits, folder: Path, subject: Subject) -> dict[str, Path]:
     """`examples`, `class_means` and `poses`, see `aligned_digits`."""
     from experiments.sections.figures import aligned_digits  # matplotlib: slow to import
 
-    return aligned_digits(model, data, folder, title)
+    return aligned_digits(model, data, folder, subject)
 
 
 SECTION = Section(
@@ -235,4 +247,5 @@ SECTION = Section(
     ),
     draw=draw,
     claims=CLAIMS,
+    words=Words(DATA),
 )

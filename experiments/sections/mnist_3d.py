@@ -16,12 +16,13 @@ from experiments.report import (
     gain_in,
     row_of,
 )
+from experiments.report.subject import Subject, Words
 from stn.datasets.volumes import SolidDigits
 
 ROWS: dict[Row, str] = {("cnn_3d", None): "CNN, no ST", ("st_cnn_3d", "affine3d"): "ST-CNN 3-D affine"}
 PRIORITY: tuple[Row, ...] = (("st_cnn_3d", "affine3d"), ("cnn_3d", None))
 CANVAS = 60  # voxels a side: the paper's, and the default of the experiment
-EXAMPLES = 8  # volumes in the picture
+EXAMPLES, WRONG = 8, 2  # volumes in the picture, and how many of them the network has wrong
 
 
 def place(result: Result) -> tuple[Row, str] | None:
@@ -61,12 +62,22 @@ CLAIM = Claim(
 )
 
 
-def draw(model: nn.Module, data: SolidDigits, folder: Path, title: str) -> dict[str, Path]:
+def draw(model: nn.Module, data: SolidDigits, folder: Path, subject: Subject) -> dict[str, Path]:
     """`projections`: test volumes from the front, from above and from the side, before and after the transformer."""
-    from experiments.sections.figures import projections  # matplotlib: slow to import
+    from experiments.sections.figures import projections, right_and_wrong  # matplotlib: slow to import
 
-    volumes, labels = data.test.images[:EXAMPLES].cpu().float() / 255, data.test.labels[:EXAMPLES].cpu()
-    return {"projections": projections(model, volumes, labels, folder / "projections.png", title=title)}
+    which = f"the first {EXAMPLES - WRONG} test volumes"
+    chosen, rule = right_and_wrong(model, data.test, range(EXAMPLES - WRONG), which, WRONG, batch=50)
+    volumes, labels = data.test.images[chosen].cpu().float() / 255, data.test.labels[chosen].cpu()
+    does = (
+        "looks at each solid through a window that it chooses"
+        if hasattr(model, "transformers")
+        else ("sees each solid as it is")
+    )
+    title = subject.title(f"{subject.network} on {subject.data} {does}")
+    path = folder / "projections.png"
+    return {"projections": projections(model, volumes, labels, path, title=title, note=rule)}
 
 
-SECTION = Section(name="mnist_3d", tables=(SOLIDS,), draw=draw, claims=(CLAIM,))
+WORDS = Words({"mnist_3d": "solid digits, turned about three axes and moved"})
+SECTION = Section(name="mnist_3d", tables=(SOLIDS,), draw=draw, claims=(CLAIM,), words=WORDS)

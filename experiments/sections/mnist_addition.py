@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from experiments.engine.task import Batch, Classification
 from experiments.report import Claim, Row, Section, Table, gain_in
+from experiments.report.subject import Subject, Words
 from stn import Transform, sample
 from stn.datasets.addition import AddedDigits
 from stn.transforms import regular_grid
@@ -79,7 +80,7 @@ CLAIM = Claim(
 )
 
 HELD = 0.9  # a window holds a digit if it covers at least this share of the digit's mass
-EXAMPLES = 6  # pairs of digits in the picture
+EXAMPLES, WRONG = 6, 2  # pairs of digits in the picture, and how many of them the network has wrong
 
 
 def mass_inside(images: Tensor, transform: Transform, theta: Tensor, fine: int = 2) -> Tensor:
@@ -165,17 +166,28 @@ class Addition(Classification):
         return metrics, predictions
 
 
-def draw(model: nn.Module, data: AddedDigits, folder: Path, title: str) -> dict[str, Path]:
+def draw(model: nn.Module, data: AddedDigits, folder: Path, subject: Subject) -> dict[str, Path]:
     """`pairs`, in the layout of the paper's figure; with transformers also `poses`, histograms of their windows."""
-    from experiments.sections.figures import collect, pairs, pose_histograms  # matplotlib: slow to import
+    from experiments.sections.figures import (  # matplotlib: slow to import
+        collect,
+        pairs,
+        pose_histograms,
+        right_and_wrong,
+    )
 
-    images, labels = data.test.images[:EXAMPLES].cpu().float() / 255, data.test.labels[:EXAMPLES].cpu()
-    paths = {"pairs": pairs(model, images, labels, folder / "pairs.png", title=title)}
+    which = f"the first {EXAMPLES - WRONG} test pairs"
+    chosen, rule = right_and_wrong(model, data.test, range(EXAMPLES - WRONG), which, WRONG)
+    images, labels = data.test.images[chosen].cpu().float() / 255, data.test.labels[chosen].cpu()
+    network, digits = subject.network, subject.data
+    title = subject.title(f"{network} adds two digits, each in a channel of its own")
+    paths = {"pairs": pairs(model, images, labels, folder / "pairs.png", title=title, note=rule)}
     if hasattr(model, "transformers"):
         _, _, poses = collect(model, data.test.batches(500), data.num_classes)
-        title = f"predicted windows over the test set: {title}"
-        paths["poses"] = pose_histograms(poses, folder / "poses.png", title=title)
+        title = subject.title(f"{network} chooses angle, size and place of its windows on {digits}")
+        note, path = f"All {len(data.test.labels):,} test pairs.", folder / "poses.png"
+        paths["poses"] = pose_histograms(poses, path, title=title, put_in=data.test_poses, note=note)
     return paths
 
 
-SECTION = Section(name="mnist_addition", tables=(ADDITION,), draw=draw, claims=(CLAIM,))
+WORDS = Words({"mnist_addition": "pairs of rotated, scaled and translated digits"})
+SECTION = Section(name="mnist_addition", tables=(ADDITION,), draw=draw, claims=(CLAIM,), words=WORDS)

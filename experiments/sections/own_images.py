@@ -6,13 +6,14 @@ from typing import Any
 from torch import nn
 
 from experiments.report import Section
+from experiments.report.subject import Subject, Words
 
 
-def draw(model: nn.Module, data: Any, folder: Path, title: str) -> dict[str, Path]:
+def draw(model: nn.Module, data: Any, folder: Path, subject: Subject) -> dict[str, Path]:
     """`crops`: test images with the window of each transformer, and its crop beside."""
     from experiments.sections.figures import example_crops  # matplotlib: slow to import
 
-    return example_crops(model, data, folder, title)
+    return example_crops(model, data, folder, subject)
 
 
-SECTION = Section(name="own_images", tables=(), draw=draw)
+SECTION = Section(name="own_images", tables=(), draw=draw, words=Words({"own_images": "images of a folder"}))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from experiments.engine.interfaces import Batch
 from experiments.engine.task import Classification
 from experiments.report import Claim, Level, Result, Row, Runs, Section, Table
+from experiments.report.subject import Subject, Words
 from stn.datasets.distorted import TurnedDigits
 from stn.transforms import pose
 
@@ -197,11 +198,11 @@ def poses(residual: Tensor, labels: Tensor) -> dict[str, float]:
     return found
 
 
-def draw(model: nn.Module, data: TurnedDigits, folder: Path, title: str) -> dict[str, Path]:
+def draw(model: nn.Module, data: TurnedDigits, folder: Path, subject: Subject) -> dict[str, Path]:
     """`examples`, `class_means` and `poses`, see `aligned_digits`."""
     from experiments.sections.figures import aligned_digits  # matplotlib: slow to import
 
-    return aligned_digits(model, data, folder, title)
+    return aligned_digits(model, data, folder, subject)
 
 
 def distance(middle: int, max_angle: int) -> Runs:
@@ -239,4 +240,5 @@ CLAIM = Claim(
     f"trained there is no mean, and no pose that all digits share if the concentration is below {LOOSE:g}.",
 )
 
-SECTION = Section(name="upright", tables=(UPRIGHT, CLASSES), draw=draw, claims=(CLAIM,))
+WORDS = Words({"upright": "rotated digits"})
+SECTION = Section(name="upright", tables=(UPRIGHT, CLASSES), draw=draw, claims=(CLAIM,), words=WORDS)

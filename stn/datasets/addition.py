@@ -137,6 +137,14 @@ class AddedDigits(DistortedDigits):
         """
         return PairStream(self._images, self._labels, self._distort, batch_size=batch_size, seed=self._seed)
 
+    @cached_property
+    def test_poses(self) -> dict[str, Tensor] | None:
+        """As of `DistortedDigits`: of the digits in the first channel, then of those in the second."""
+        first, second = (self._poses(f"test {which}") for which in ("first", "second"))
+        if first is None or second is None:
+            return None
+        return {key: torch.cat([first[key], second[key]]) for key in first}
+
     def _fix(
         self, images: Tensor, labels: Tensor, distort: Callable[[Tensor, torch.Generator], Tensor], which: str
     ) -> FixedSet:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stn.datasets.digits import Digits
+from stn.datasets.poses import draw_poses
 from stn.datasets.streams import FixedSet, TrainStream
 from stn.seeds import stream_seed
 
@@ -110,6 +111,23 @@ class DistortedDigits:
     def test(self) -> FixedSet:
         distort = bind_source(self.distort, self.digits.train_images)
         return self._fix(self.digits.test_images, self.digits.test_labels, distort, "test")
+
+    @cached_property
+    def test_poses(self) -> dict[str, Tensor] | None:
+        """The poses that the distortion gave the test digits, as `draw_poses`; None where it is not known of it."""
+        return self._poses("test")
+
+    def _poses(self, which: str) -> dict[str, Tensor] | None:
+        """Repeats the random numbers of `_fix`, without the images."""
+        generator = torch.Generator().manual_seed(stream_seed(self._test_seed, which))
+        distort = bind_source(self.distort, self.digits.train_images)
+        images = self.digits.test_images
+        forms = (one.new_zeros((), dtype=torch.float64).expand(one.shape) for one in images.split(self.chunk))
+        drawn = [draw_poses(distort, form, generator) for form in forms]
+        known = [one for one in drawn if one is not None]
+        if len(known) < len(drawn):
+            return None
+        return {key: torch.cat([one[key] for one in known]).float() for key in known[0]}
 
     @cached_property
     def val(self) -> FixedSet | None:

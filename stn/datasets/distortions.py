@@ -20,6 +20,7 @@ from stn.transforms import Affine, ThinPlateSpline, homogeneous_grid
 
 __all__ = [
     "Clutter",
+    "Placed",
     "draw_clutter",
     "elastic",
     "paste_clutter",
@@ -77,10 +78,41 @@ def rotate(
         torch.Size([2, 1, 28, 28])
     """
     images = _to_float(images)
+    placed = draw_rotate(images, generator, max_angle=max_angle, middle=middle)
+    turned = warp_affine(images, images.shape[-1], *placed)
+    return (turned, placed.angle) if return_angle else turned
+
+
+class Placed(NamedTuple):
+    """How digits are turned, scaled and moved: the arguments of `warp_affine`.
+
+    Attributes:
+        angle: (B,), degrees, positive clockwise as displayed.
+        scale: (B,), above 1 enlarges.
+        x: (B,), pixels to the right of the canvas' centre.
+        y: (B,), pixels below the canvas' centre.
+    """
+
+    angle: Tensor
+    scale: Tensor
+    x: Tensor
+    y: Tensor
+
+
+def draw_rotate(
+    images: Tensor, generator: torch.Generator, *, max_angle: float = 90.0, middle: float = 0.0
+) -> Placed:
+    """The random part of `rotate`.
+
+    Args:
+        images: (B, 1, H, H), floating point; only their number, type and device count.
+        generator: on the device of the images.
+        max_angle: degrees; the angle is uniform in middle +- max_angle.
+        middle: degrees; the mean of the angles.
+    """
     angle = _uniform(images, generator, middle - max_angle, middle + max_angle)
-    one, zero = torch.ones_like(angle), torch.zeros_like(angle)
-    turned = warp_affine(images, images.shape[-1], angle, one, zero, zero)
-    return (turned, angle) if return_angle else turned
+    zero = torch.zeros_like(angle)
+    return Placed(angle, torch.ones_like(angle), zero, zero)
 
 
 def rotate_translate_scale(
@@ -119,12 +151,26 @@ def rotate_translate_scale(
         raise ValueError(
             f"A {side}-pixel digit scaled by {scale[1]} does not fit a canvas of {canvas} pixels."
         )
+    placed = draw_rotate_translate_scale(images, generator, canvas=canvas, max_angle=max_angle, scale=scale)
+    return warp_affine(images, canvas, *placed)
+
+
+def draw_rotate_translate_scale(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    canvas: int = 42,
+    max_angle: float = 45.0,
+    scale: tuple[float, float] = (0.7, 1.2),
+) -> Placed:
+    """The random part of `rotate_translate_scale`, whose arguments it takes; of the images only the form counts."""
     angle = _uniform(images, generator, -max_angle, max_angle)
     size = _uniform(images, generator, *scale)
-    room = (canvas - side * size) / 2  # how far the centre may move from the canvas' centre, pixels
+    # How far the centre may move from the canvas' centre, pixels.
+    room = (canvas - images.shape[-1] * size) / 2
     x = room * _uniform(images, generator, -1, 1)
     y = room * _uniform(images, generator, -1, 1)
-    return warp_affine(images, canvas, angle, size, x, y)
+    return Placed(angle, size, x, y)
 
 
 def project(
@@ -160,19 +206,36 @@ def project(
         torch.Size([2, 1, 28, 28])
     """
     images = _to_float(images)
-    side = images.shape[-1]
+    return warp_quad(images, *draw_project(images, generator, scale=scale, std=std, corners=corners))
+
+
+def draw_project(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    scale: tuple[float, float] = (0.75, 1.0),
+    std: float = 5.0,
+    corners: str = "digit",
+) -> tuple[Tensor, Tensor | None]:
+    """The random part of `project`, whose arguments it takes: the corners (B, 4, 2) and the scale of `warp_quad`.
+
+    Of the images, which are floating point, only the form counts.
+
+    Raises:
+        ValueError: for another `corners`.
+    """
     size = _uniform(images, generator, *scale)
     square = _corners(images.device, images.dtype)
     draws = {"digit": 2, "image": 2, "radial": 1}.get(corners)
     if draws is None:
         raise ValueError(f"corners={corners} is not valid: it is digit, image or radial.")
     noise = torch.randn(len(images), 4, draws, generator=generator, device=images.device, dtype=images.dtype)
-    noise = noise * (2 * std / side)
+    noise = noise * (2 * std / images.shape[-1])
     if corners == "image":
-        return warp_quad(images, square + noise, size)
+        return square + noise, size
     if corners == "radial":
         noise = noise * square / math.sqrt(2)
-    return warp_quad(images, square * size[:, None, None] + noise)
+    return square * size[:, None, None] + noise, None
 
 
 def elastic(
@@ -206,11 +269,26 @@ def elastic(
     """
     images = _to_float(images)
     side = images.shape[-1]
+    spline, theta = draw_elastic(images, generator, scale=scale, std=std, reach=reach)
+    return sample(images, spline.grid(theta, (side, side)))
+
+
+def draw_elastic(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    scale: tuple[float, float] = (0.75, 1.0),
+    std: float = 1.5,
+    reach: float = 1.0,
+) -> tuple[ThinPlateSpline, Tensor]:
+    """The random part of `elastic`, whose arguments it takes: the spline and its theta (B, 32), result to image.
+
+    Of the images, which are floating point, only the form counts.
+    """
     size = _uniform(images, generator, *scale)
     noise = torch.randn(len(images), 32, generator=generator, device=images.device, dtype=images.dtype)
-    spline = _spline(reach)
-    theta = (_regular(reach, images.device, images.dtype) + noise * (2 * std / side)) / size[:, None]
-    return sample(images, spline.grid(theta, (side, side)))
+    moved = _regular(reach, images.device, images.dtype) + noise * (2 * std / images.shape[-1])
+    return _spline(reach), moved / size[:, None]
 
 
 def translate_clutter(

@@ -12,6 +12,8 @@ from experiments.sections.figures.classification import (
     pairs,
     pose_histograms,
     projections,
+    right_and_wrong,
+    undistorted_means,
 )
 from experiments.sections.figures.drawing import COLOURS, draw_outline, outline
 
@@ -28,7 +30,9 @@ __all__ = [
     "pairs",
     "pose_histograms",
     "projections",
+    "right_and_wrong",
     "show",
+    "undistorted_means",
     "windows_animation",
     "windows_over_steps",
 ]

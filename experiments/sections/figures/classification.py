@@ -1,24 +1,37 @@
 """Pictures of what a classifier's transformers do to its inputs."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import Tensor, nn
 
 from experiments.report.pictures import head, save, show
+from experiments.report.subject import Subject
 from experiments.sections.figures.drawing import (
     COLOURS,
     apply,
     draw_outline,
+    frame,
+    predictions_note,
     show_names,
     show_prediction,
     transformer_names,
     transforms_of,
+    window_handles,
 )
 from stn.transforms import pose
+
+ACROSS = 10  # at most so many examples side by side
+DECIMALS = {"angle": 0, "scale": 2, "x": 2, "y": 2}  # of a part of a pose
+BINS = 15, 60  # of a histogram, of few and of many images
+BATCH = 500  # test images that are computed at once
 
 
 @torch.inference_mode()
@@ -29,6 +42,7 @@ def examples(
     path: Path,
     *,
     title: str,
+    note: str = "",
     files: Sequence[str] = (),
 ) -> Path:
     """Inputs with the outline of each window, warped outputs, predicted classes, in the layout of the paper's Table 1.
@@ -39,6 +53,7 @@ def examples(
         labels: (N,); None where they are not known.
         path: the picture, which is written.
         title: above it.
+        note: below it, before what the marks mean.
         files: the name of each image, to be written above it; empty: none.
 
     Returns:
@@ -47,24 +62,36 @@ def examples(
     predicted, aux, transforms = apply(model, images)
     true = None if labels is None else labels.tolist()
     count, rows = len(images), 1 + len(transforms)
-    figure = Figure(figsize=(1.05 * count + 0.9, 1.2 * rows + 0.75), layout="constrained")
-    axes = figure.subplots(rows, count, squeeze=False)
+    blocks = math.ceil(count / ACROSS)
+    across = math.ceil(count / blocks)
+    size = (max(1.05 * across + 0.9, 5), (1.2 * rows + 0.2) * blocks + 1.2)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows * blocks, across, squeeze=False)
+    for r in range(rows):
+        for c in range(count - across * (blocks - 1), across):  # places of the last block that stay empty
+            axes[r - rows, c].set_axis_off()
     for i in range(count):
-        show(axes[0, i], images[i])
+        column = axes[rows * (i // across) :][:rows, i % across]
+        show(column[0], images[i])
         for k, transform in enumerate(transforms):
             colour = COLOURS[k % len(COLOURS)]
-            draw_outline(axes[0, i], transform, aux["theta"][i, k], images.shape[-2:], colour)
-            show(axes[1 + k, i], aux["warped"][i, k])
-        show_prediction(axes[-1, i], str(int(predicted[i])), None if true is None else str(true[i]))
-    show_names(axes[0], files)
-    for row, name in zip(axes, ["input", *transformer_names(len(transforms))], strict=True):
-        row[0].set_ylabel(name, fontsize=10)
-    figure.suptitle(title, fontsize=11)
+            draw_outline(column[0], transform, aux["theta"][i, k], images.shape[-2:], colour)
+            show(column[1 + k], aux["warped"][i, k])
+            frame(column[1 + k], colour)
+        show_prediction(column[-1], str(int(predicted[i])), None if true is None else str(true[i]))
+        show_names(column[:1], files[i : i + 1])
+    names = ["input", *transformer_names(len(transforms))]
+    for r, row in enumerate(axes):
+        row[0].set_ylabel(names[r % rows], fontsize=10)
+    note = f"{note} {predictions_note(true is not None)}".strip()
+    head(figure, title, note=note, handles=window_handles(transforms, framed=True))
     return save(figure, path)
 
 
 @torch.inference_mode()
-def pairs(model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, title: str) -> Path:
+def pairs(
+    model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, title: str, note: str = ""
+) -> Path:
     """Each input channel with the outlines of all windows, then each transformer's output of each channel.
 
     It is the layout of the paper's appendix A.1. Arguments as of `examples`.
@@ -72,7 +99,7 @@ def pairs(model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, title
     predicted, aux, transforms = apply(model, images)
     count, channels = images.shape[:2]
     rows = channels * (1 + len(transforms))
-    figure = Figure(figsize=(1.15 * count + 1.2, 1.15 * rows + 0.75), layout="constrained")
+    figure = Figure(figsize=(1.15 * count + 1.2, 1.15 * rows + 1.4), layout="constrained")
     axes = figure.subplots(rows, count, squeeze=False)
     for i in range(count):
         for c in range(channels):
@@ -83,13 +110,23 @@ def pairs(model: nn.Module, images: Tensor, labels: Tensor, path: Path, *, title
                 draw_outline(axes[c, i], transform, theta, images.shape[-2:], colour)
                 row = channels * (1 + k) + c
                 show(axes[row, i], aux["warped"][i, k, c : c + 1])
-                axes[row, 0].set_ylabel(f"ST {k + 1}, ch. {c + 1}", fontsize=10, color=colour)
+                frame(axes[row, i], colour)
+                axes[row, 0].set_ylabel(f"output {k + 1},\nchannel {c + 1}", fontsize=9)
         show_prediction(axes[-1, i], str(int(predicted[i])), str(int(labels[i])))
-    figure.suptitle(title, fontsize=11)
+    note = f"{note} {predictions_note(True).replace('class', 'sum')}".strip()
+    head(figure, title, note=note, handles=window_handles(transforms, framed=True))
     return save(figure, path)
 
 
-def class_means(before: Tensor, after: Sequence[Tensor], path: Path, *, title: str) -> Path:
+def class_means(
+    before: Tensor,
+    after: Sequence[Tensor],
+    path: Path,
+    *,
+    title: str,
+    undistorted: Tensor | None = None,
+    note: str = "",
+) -> Path:
     """The mean input and the mean output of each transformer, for each class.
 
     Args:
@@ -97,54 +134,124 @@ def class_means(before: Tensor, after: Sequence[Tensor], path: Path, *, title: s
         after: one (classes, h, w) a transformer.
         path: the picture, which is written.
         title: above it.
+        undistorted: (classes, H, W), the means of the same digits as they were; None where they are not known.
+        note: below it.
 
     Returns:
         The path.
     """
-    rows = [before, *after]
-    names = ["input", *transformer_names(len(after))]
-    figure = Figure(figsize=(1.05 * len(before) + 0.9, 1.15 * len(rows) + 0.6), layout="constrained")
+    rows = [before, *after, *([] if undistorted is None else [undistorted])]
+    names = ["input", *transformer_names(len(after)), "undistorted"]
+    figure = Figure(figsize=(1.05 * len(before) + 0.9, 1.15 * len(rows) + 0.95), layout="constrained")
     axes = figure.subplots(len(rows), len(before), squeeze=False)
     for r, images in enumerate(rows):
         for c, image in enumerate(images):
             show(axes[r, c], (image / image.max().clamp(min=1e-6))[None])
         axes[r, 0].set_ylabel(names[r], fontsize=10)
-    figure.suptitle(title, fontsize=11)
+    for c in range(len(before)):
+        axes[-1, c].set_xlabel(str(c), fontsize=10)
+    told = (
+        "" if undistorted is None else " Undistorted: the mean of the same digits before they were distorted."
+    )
+    head(figure, title, note=f"{note}{told} Each mean is scaled to its own maximum.".strip())
     return save(figure, path)
 
 
-def pose_histograms(poses: Sequence[dict[str, Tensor]], path: Path, *, title: str) -> Path:
+def pose_histograms(
+    poses: Sequence[Mapping[str, Tensor]],
+    path: Path,
+    *,
+    title: str,
+    put_in: Mapping[str, Tensor] | None = None,
+    note: str = "",
+) -> Path:
     """Histograms of angle, size and place of the predicted windows over a set, one colour a transformer.
 
     Args:
         poses: what `pose` returns, one a transformer.
         path: the picture, which is written.
         title: above it.
+        put_in: as of `draw_poses`, of the digits of the set: drawn as an outline; None where it is not known.
+        note: below it.
 
     Returns:
         The path.
     """
     labels = {
-        "angle": "angle of the window, degrees",
-        "scale": "size of the window / input",
-        "x": "centre x, normalised",
-        "y": "centre y, normalised",
+        "angle": "angle, degrees clockwise",
+        "scale": "size, share of the input's side",
+        "x": "centre x (-1: left edge, 1: right edge)",
+        "y": "centre y (-1: top edge, 1: bottom edge)",
     }
-    figure = Figure(figsize=(11, 2.7), layout="constrained")
-    for axes, (key, label) in zip(figure.subplots(1, 4), labels.items(), strict=True):
-        for k, values in enumerate(poses):
-            alpha = 0.85 if len(poses) == 1 else 0.6
-            axes.hist(values[key].numpy(), bins=60, color=COLOURS[k % len(COLOURS)], alpha=alpha)
-        axes.set_xlabel(label)
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    panels = figure.subplots(1, 4)
+    for axes, (key, label) in zip(panels, labels.items(), strict=True):
+        every = [values[key] for values in poses]
+        known = None if put_in is None else put_in[key]
+        edges = pose_edges(every if known is None else [*every, known])
+        for k, values in enumerate(every):
+            colour = COLOURS[k % len(COLOURS)]
+            alpha = 0.85 if len(poses) == 1 else 0.55
+            axes.hist(values.numpy(), edges, weights=_percent(values), color=colour, alpha=alpha)
+        told = [f"windows: {_spread(torch.cat(every), key)}"]
+        if known is not None and known.max() - known.min() < 1e-6:
+            axes.axvline(float(known[0]), color="black", linewidth=1.2)
+            told.append(f"put in: {float(known[0]):.{DECIMALS[key]}f} for every digit")
+        elif known is not None:
+            outline = {"histtype": "step", "color": "black", "linewidth": 1.2}
+            axes.hist(known.numpy(), edges, weights=_percent(known), **outline)
+            told.append(f"put in: {_spread(known, key)}")
+        axes.set_xlabel(label, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-        mean, std = (float(f(torch.cat([p[key] for p in poses]))) for f in (torch.mean, torch.std))
-        axes.set_title(f"mean {mean:.2f}, std {std:.2f}", fontsize=9)
-    figure.suptitle(title, fontsize=11)
+        axes.set_title("\n".join(told), fontsize=8.5)
+    panels[0].set_ylabel("share of the test images, %", fontsize=9)
+    names = ["windows"] if len(poses) == 1 else [f"windows of transformer {k + 1}" for k in range(len(poses))]
+    handles: list[Artist] = [
+        Patch(color=COLOURS[k % len(COLOURS)], label=f"{name}, as the network predicts them")
+        for k, name in enumerate(names)
+    ]
+    if put_in is not None:
+        put = "put in: the frames of the digits, as the data set turned, scaled and moved them"
+        handles.append(Patch(facecolor="none", edgecolor="black", label=put))
+    numbers = "Above each panel: the median and, in brackets, the middle 90 %."
+    head(figure, title, note=f"{note} {numbers}".strip(), handles=handles)
     return save(figure, path)
 
 
+def pose_edges(samples: Sequence[Tensor]) -> np.ndarray:
+    """The edges of the bins that several samples share: from end to end, but for a thousandth at either end.
+
+    A sample of whole pixels is a lattice of few values: then each bin holds one of them.
+    """
+    ends = [np.quantile(sample.numpy(), (0.001, 0.999)) for sample in samples]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    room = max(0.02 * (high - low), 1e-3)
+    low, high = low - room, high + room
+    for sample in samples:
+        values = np.unique(sample.numpy().astype(np.float64).round(5))
+        if 1 < len(values) <= BINS[1] and len(values) < len(sample) / 10:
+            step = (values[-1] - values[0]) / (len(values) - 1)
+            first = values[0] - step / 2
+            steps = np.arange(np.floor((low - first) / step), np.ceil((high - first) / step) + 1)
+            return np.asarray(first + step * steps)
+    bins = int(np.clip(np.sqrt(min(map(len, samples))), *BINS))
+    return np.linspace(low, high, bins + 1)
+
+
+def _percent(values: Tensor) -> np.ndarray:
+    """Weights that sum to 100."""
+    return np.full(len(values), 100 / len(values))
+
+
+def _spread(values: Tensor, key: str) -> str:
+    low, middle, high = np.quantile(values.numpy(), (0.05, 0.5, 0.95)).round(DECIMALS[key]) + 0.0  # no -0
+    return f"{middle:.{DECIMALS[key]}f} ({low:.{DECIMALS[key]}f} to {high:.{DECIMALS[key]}f})"
+
+
 @torch.inference_mode()
-def projections(model: nn.Module, volumes: Tensor, labels: Tensor, path: Path, *, title: str) -> Path:
+def projections(
+    model: nn.Module, volumes: Tensor, labels: Tensor, path: Path, *, title: str, note: str = ""
+) -> Path:
     """Input volumes and the outputs of each transformer, seen along z (front), y (above) and x (side).
 
     Each picture is the mean along its line of sight, scaled to its own maximum.
@@ -155,6 +262,7 @@ def projections(model: nn.Module, volumes: Tensor, labels: Tensor, path: Path, *
         labels: (N,).
         path: the picture, which is written.
         title: above it.
+        note: below it.
 
     Returns:
         The path.
@@ -164,7 +272,7 @@ def projections(model: nn.Module, volumes: Tensor, labels: Tensor, path: Path, *
     sets += [(name, aux["warped"][:, k]) for k, name in enumerate(transformer_names(len(transforms)))]
     views = (("front", 2), ("above", 3), ("side", 4))
     count = len(volumes)
-    figure = Figure(figsize=(1.05 * count + 1.2, 1.1 * len(views) * len(sets) + 0.75), layout="constrained")
+    figure = Figure(figsize=(1.05 * count + 1.2, 1.1 * len(views) * len(sets) + 1.2), layout="constrained")
     axes = figure.subplots(len(views) * len(sets), count, squeeze=False)
     for s, (name, solids) in enumerate(sets):
         for v, (view, axis) in enumerate(views):
@@ -174,7 +282,8 @@ def projections(model: nn.Module, volumes: Tensor, labels: Tensor, path: Path, *
             row[0].set_ylabel(f"{name}\n{view}", fontsize=9)
     for i in range(count):
         show_prediction(axes[-1, i], str(int(predicted[i])), str(int(labels[i])))
-    figure.suptitle(title, fontsize=11)
+    seen = "Seen along each axis: the mean brightness along the line of sight."
+    head(figure, title, note=f"{note} {seen} {predictions_note(True)}".strip())
     return save(figure, path)
 
 
@@ -224,6 +333,7 @@ def crops(
     path: Path,
     *,
     title: str,
+    note: str = "",
     files: Sequence[str] = (),
 ) -> Path:
     """Images with one coloured outline a transformer, the crops beside, in the layout of the paper's Table 3.
@@ -235,7 +345,7 @@ def crops(
     pairs = 2 if len(images) % 2 == 0 else 1  # images in a row
     rows = len(images) // pairs
     true = None if labels is None else labels.tolist()
-    figure = Figure(figsize=(2.1 * each * pairs, 2.35 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(max(2.1 * each * pairs, 5), 2.35 * rows + 1.0), layout="constrained")
     axes = figure.subplots(rows, each * pairs, squeeze=False)
     for i in range(len(images)):
         line = axes[i // pairs, (i % pairs) * each :]
@@ -244,23 +354,25 @@ def crops(
             colour = COLOURS[k % len(COLOURS)]
             draw_outline(line[0], transform, aux["theta"][i, k], images.shape[-2:], colour)
             show(line[1 + k], aux["warped"][i, k])
-            for spine in line[1 + k].spines.values():
-                spine.set(visible=True, color=colour, linewidth=2.5)
+            frame(line[1 + k], colour)
         known = None if true is None else names[true[i]]
         show_prediction(line[0], names[int(predicted[i])], known, size=9, separator="\n")
-        show_names(line[:1], files[i : i + 1])
-    head(figure, title, size=11)
+        show_names(line[:1], files[i : i + 1], size=9)
+    note = f"{note} {predictions_note(true is not None)}".strip()
+    head(figure, title, note=note, handles=window_handles(transforms, framed=True))
     return save(figure, path, dpi=min(80, 300 // each))  # PNG compresses camera images badly
 
 
-def example_crops(model: nn.Module, data: Any, folder: Path, title: str, count: int = 8) -> dict[str, Path]:
+def example_crops(
+    model: nn.Module, data: Any, folder: Path, subject: Subject, count: int = 8
+) -> dict[str, Path]:
     """`crops` of test images, evenly spread over the test set.
 
     Args:
         model: a classifier in eval mode.
         data: a data set of image files, with `test` and the names of the `classes`.
         folder: where crops.png is written.
-        title: above it.
+        subject: the run.
         count: how many images.
 
     Returns:
@@ -268,32 +380,112 @@ def example_crops(model: nn.Module, data: Any, folder: Path, title: str, count: 
     """
     rows = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).long().tolist()
     images = torch.from_numpy(data.test.pixels(rows)).permute(0, 3, 1, 2).float() / 255
-    path = crops(model, images, data.test.labels[rows], data.classes, folder / "crops.png", title=title)
+    title = subject.title(f"{subject.network} on {subject.data} {_looks(model, 'image')}")
+    note = f"{len(rows)} test images, evenly spread over the test set."
+    path = folder / "crops.png"
+    crops(model, images, data.test.labels[rows], data.classes, path, title=title, note=note)
     return {"crops": path}
 
 
-def aligned_digits(model: nn.Module, data: Any, folder: Path, title: str, count: int = 12) -> dict[str, Path]:
+@torch.inference_mode()
+def first_wrong(
+    model: nn.Module, batches: Iterable[tuple[Tensor, ...]], count: int, known: Sequence[int] = ()
+) -> list[int]:
+    """The first images of a set that a network has wrong. Later batches than it takes are not computed.
+
+    Args:
+        model: a classifier in eval mode.
+        batches: images (B, ...), labels (B,) and what else, on the network's device.
+        count: at most so many.
+        known: indices to leave out.
+
+    Returns:
+        Indices into the set, rising.
+    """
+    found: list[int] = []
+    start = 0
+    for images, labels, *_ in batches:
+        wrong = (model(images)[0].argmax(1) != labels).nonzero()[:, 0].tolist()
+        found += [start + i for i in wrong if start + i not in known]
+        start += len(labels)
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def right_and_wrong(
+    model: nn.Module, test: Any, first: Sequence[int], which: str, count: int, *, batch: int = BATCH
+) -> tuple[list[int], str]:
+    """Chooses test images by a rule: given ones, then the first others that the network has wrong.
+
+    Args:
+        model: a classifier in eval mode.
+        test: the `FixedSet`.
+        first: indices of the given ones.
+        which: what they are, such as "the first test digit of each class".
+        count: at most so many wrong ones.
+        batch: images that are computed at once.
+
+    Returns:
+        The indices, and the rule as a sentence.
+    """
+    wrong = first_wrong(model, test.batches(batch), count, first)
+    if not wrong:
+        return list(first), f"Shown: {which}; the network has none of the others wrong."
+    many = f"the first {count}" if len(wrong) == count else f"all {len(wrong)}"
+    rule = f"Shown: {which}, then {many} of the others that the network has wrong."
+    return [*first, *wrong], rule
+
+
+def undistorted_means(data: Any) -> Tensor:
+    """The mean of each class of the test digits before they are distorted, (classes, H, W)."""
+    images, labels = data.digits.test_images, data.digits.test_labels
+    one_hot = torch.nn.functional.one_hot(labels, data.num_classes).float()
+    sums = (one_hot.T @ (images.flatten(1).float() / 255)).unflatten(1, images.shape[-2:])
+    return sums / one_hot.sum(0).clamp(min=1)[:, None, None]
+
+
+def aligned_digits(
+    model: nn.Module, data: Any, folder: Path, subject: Subject, wrong: int = 4
+) -> dict[str, Path]:
     """`examples`, in the layout of Table 1; with transformers also `class_means` before and after, and `poses`.
 
     Args:
         model: a classifier in eval mode.
         data: distorted digits.
         folder: where the pictures are written.
-        title: above them.
-        count: how many test digits are examples: the first of each class, then the next ones.
+        subject: the run.
+        wrong: how many examples are digits that the network has wrong, beside the first of each class.
 
     Returns:
         Name -> path.
     """
     labels = data.test.labels.cpu()
     firsts = [int((labels == c).nonzero()[0]) for c in range(data.num_classes) if (labels == c).any()]
-    chosen = (firsts + [i for i in range(len(labels)) if i not in firsts])[:count]
+    chosen, rule = right_and_wrong(model, data.test, firsts, "the first test digit of each class", wrong)
     images = data.test.images[chosen].cpu().float() / 255
-    paths = {"examples": examples(model, images, labels[chosen], folder / "examples.png", title=title)}
+    network, digits = subject.network, subject.data
+    title = subject.title(f"{network} on {digits} {_looks(model, 'digit')}")
+    path = folder / "examples.png"
+    paths = {"examples": examples(model, images, labels[chosen], path, title=title, note=rule)}
     if hasattr(model, "transformers"):
-        before, after, poses = collect(model, data.test.batches(500), data.num_classes)
-        above = f"mean test image of each class before and after alignment: {title}"
-        paths["class_means"] = class_means(before, after, folder / "class_means.png", title=above)
-        above = f"predicted windows over the test set: {title}"
-        paths["poses"] = pose_histograms(poses, folder / "poses.png", title=above)
+        before, after, poses = collect(model, data.test.batches(BATCH), data.num_classes)
+        title = subject.title(
+            f"The transformer of {network} changes the mean image of each class of {digits}"
+        )
+        note = f"The mean of all {len(labels):,} test digits by class, before and after the transformer."
+        means, path = undistorted_means(data), folder / "class_means.png"
+        paths["class_means"] = class_means(before, after, path, title=title, undistorted=means, note=note)
+        title = subject.title(f"{network} chooses angle, size and place of its windows on {digits}")
+        note, path = f"All {len(labels):,} test digits.", folder / "poses.png"
+        paths["poses"] = pose_histograms(poses, path, title=title, put_in=data.test_poses, note=note)
     return paths
+
+
+def _looks(model: nn.Module, image: str) -> str:
+    """What a network does with its images, for a title."""
+    count = len(transforms_of(model))
+    if not count:
+        return f"classifies each {image} as it is"
+    windows = "a window that it chooses" if count == 1 else f"{count} windows that it chooses"
+    return f"looks at each {image} through {windows}"

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from stn import Transform
 
-COLOURS = ("#ff9f1c", "#2ec4b6", "#e71d36", "#9b5de5")  # one a parallel transformer, in turn
+# Orange, turquoise, violet, apricot: one a parallel transformer, in turn. On dark images, and apart from each other for
+# colour-blind readers too (tests/experiments/report/test_pictures.py measures it).
+COLOURS = ("#e67300", "#00cccc", "#a98cff", "#ffc68c")
+WRONG = "\N{BALLOT X}"  # before a predicted class that is wrong
+THICK = 2.4  # points, of a window's upper edge
 NAME = 20  # characters of an image's name
 LINES = 25  # points along a drawn line: straight lines of the output are curves in the input of a spline
 
@@ -54,23 +58,60 @@ def draw_outline(axes: Axes, transform: Transform, theta: Tensor, side: Sequence
     """Draws `outline` on an image; the output's upper edge is thicker and shows which way is up."""
     for i, line in enumerate(outline(transform, theta, side)):
         axes.plot(
-            line[:, 0], line[:, 1], color=colour, linewidth=2.4 if i == 0 else 1.0, solid_capstyle="round"
+            line[:, 0], line[:, 1], color=colour, linewidth=THICK if i == 0 else 1.0, solid_capstyle="round"
         )
+
+
+def window_handles(transforms: Sequence[Transform], *, framed: bool = False) -> list[Line2D]:
+    """The legend of `draw_outline`.
+
+    Args:
+        transforms: one a transformer; empty for no legend.
+        framed: whether the outputs have frames in the colours of their windows.
+    """
+    if not transforms:
+        return []
+    lattice = hasattr(transforms[0], "shape")
+    what = "grid of the window" if lattice else "window"
+    shown = "; its output has a frame of the same colour" if framed else ""
+    names = [""] if len(transforms) == 1 else [f" {k + 1}" for k in range(len(transforms))]
+    handles = [
+        Line2D([], [], color=COLOURS[k % len(COLOURS)], label=f"{what} of transformer{name}{shown}" if name
+               else f"{what}: what the transformer looks at{shown}")
+        for k, name in enumerate(names)
+    ]  # fmt: skip
+    colour = COLOURS[0] if len(transforms) == 1 else "0.5"
+    return [
+        *handles,
+        Line2D([], [], color=colour, linewidth=2 * THICK, label="thick edge: top of the window"),
+    ]
+
+
+def frame(axes: Axes, colour: str) -> None:
+    """Frames an image."""
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=colour, linewidth=2.5)
 
 
 def show_prediction(
     axes: Axes, predicted: str, true: str | None, *, size: int = 11, separator: str = " "
 ) -> None:
-    """Writes a predicted class below an image, in red and with the true class where it is known, and another."""
+    """Writes a predicted class below an image; a wrong one in red, after `WRONG`, and with the true class."""
     right = true is None or predicted == true
-    text = predicted if right else f"{predicted}{separator}(is {true})"
-    axes.set_xlabel(text, color="black" if right else "#c1121f", fontsize=size)
+    text = predicted if right else f"{WRONG} {predicted}{separator}(is {true})"
+    axes.set_xlabel(text, color="black" if right else "#a4161a", fontsize=size)
 
 
-def show_names(row: Iterable[Axes], names: Sequence[str]) -> None:
+def predictions_note(known: bool) -> str:
+    """What `show_prediction` writes, for the note of a figure."""
+    told = f"; {WRONG} a wrong one, with the true class" if known else ""
+    return f"Below: the predicted class{told}."
+
+
+def show_names(row: Iterable[Axes], names: Sequence[str], *, size: float = 7) -> None:
     """Writes the name of each image above it, the end of a long one."""
     for axes, name in zip(row, names, strict=False):
-        axes.set_title(name if len(name) <= NAME else f"...{name[3 - NAME :]}", fontsize=6)
+        axes.set_title(name if len(name) <= NAME else f"...{name[3 - NAME :]}", fontsize=size)
 
 
 def apply(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], list[Transform]]:
@@ -96,7 +137,7 @@ def transforms_of(model: nn.Module) -> list[Transform]:
 
 def transformer_names(count: int) -> list[str]:
     """What the outputs of transformers are called beside a picture."""
-    return ["ST output"] if count == 1 else [f"ST {k + 1}" for k in range(count)]
+    return ["output"] if count == 1 else [f"output {k + 1}" for k in range(count)]
 
 
 def draw_box(axes: Axes, box: Tensor, *, colour: str, style: str) -> Line2D:

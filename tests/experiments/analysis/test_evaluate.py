@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.image import imread
 from PIL import Image
 
 from experiments.analysis import evaluate
 from experiments.analysis.evaluate import evaluate_run
+from experiments.analysis.redraw import redraw
 from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
@@ -18,6 +20,7 @@ from experiments.engine.run import load_run, run
 from stn.datasets.digits import load_digits
 from stn.datasets.distorted import DistortedDigits
 from stn.datasets.distortions import elastic, rotate
+from stn.models.weights import Card, save_weights, write_sums
 from tests.experiments.conftest import TINY
 
 
@@ -48,6 +51,43 @@ def test_on_its_own_data_it_gives_the_numbers_of_result_json(folder, script):
     assert content["metrics"] == held["metrics"] and content["test_fingerprint"] == held["test_fingerprint"]
     assert content["weights"] == weights_sha256(folder) and content["differs"] == []
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_the_figures_of_a_run_are_drawn_again(folder, script):
+    before = (folder / "result.json").read_bytes()
+    code, said, _ = script("evaluate.py", "--figures", str(folder))
+    names = {"examples.png", "class_means.png", "poses.png", "curves.png", "confusion.png"}
+    assert code == 0 and {Path(line).name for line in said.splitlines()} == names
+    assert {path.name for path in folder.glob("*.png")} == names
+    assert (folder / "result.json").read_bytes() == before and not (folder / "evaluations").exists()
+    code, _, said = script("evaluate.py", "--figures", str(folder), "dataset.distort.max_angle=180")
+    assert code == 2 and "figures are of the run's own data" in said
+    changed = json.loads(before)
+    (folder / "result.json").write_text(json.dumps({**changed, "test_fingerprint": "other"}))
+    with pytest.raises(UserError, match="other test images than the run had"):
+        redraw(folder)
+
+
+def test_the_figures_of_a_published_run_are_drawn_of_its_published_network(folder, tmp_path):
+    _, model, _ = load_run(folder)
+    published, weights = tmp_path / "results" / "runs" / "mnist_r" / "mine-seed_0.json", tmp_path / "weights"
+    published.parent.mkdir(parents=True)
+    shutil.copyfile(folder / "result.json", published)
+    weights.mkdir()
+    (weights / "SHA256SUMS").write_text("")
+    with pytest.raises(UserError, match="mnist_r/mine-seed_0 is not among the published weights"):
+        redraw(published, (), weights)
+    card = Card(
+        "st_cnn", (1, 28, 28), {"num_classes": 10, "width": 4}, "Affine", {}, "mnist_r/mine-seed_0", 0, 0, ""
+    )
+    save_weights(weights / "mnist_r" / "st_cnn-affine.safetensors", model, card)
+    write_sums(weights)
+    drawn = redraw(published, (), weights)
+    folder_of_figures = tmp_path / "results" / "figures" / "mnist_r"
+    assert drawn == [
+        folder_of_figures / f"mine-seed_0-{name}.png" for name in ("examples", "class_means", "poses")
+    ]
+    assert all(imread(path).std() > 0.05 for path in drawn)
 
 
 def test_on_other_data_it_is_measured_as_if_the_data_were_made_by_hand(folder):

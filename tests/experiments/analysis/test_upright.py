@@ -25,7 +25,7 @@ def test_from_runs_to_the_picture(configure, script, tmp_path):
     assert (status, said) == (0, f"{path}\n")
     picture = imread(path)
     assert picture.shape[1] / picture.shape[0] == pytest.approx(
-        2 * 2.3 / 4.9, rel=0.01
+        2 * 2.3 / 5.9, rel=0.01
     )  # two ranges, two seeds
     status, _, error = script("upright.py", *map(str, tmp_path.glob("outputs/upright/cnn*")))
     assert status == 2 and "None of these runs" in error
