@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
 
 from experiments.engine import checkpoint
 from experiments.engine.build import UserError
@@ -19,17 +19,19 @@ from experiments.report.tables import against_paper
 from experiments.sections import TABLES
 
 FRAMES = 48  # at most so many snapshots are shown
-WIDTH = 860  # pixels
+SIDE, GAP, TITLE = 84, 6, 30  # pixels: of an image, between images, above them
+FINE = 2  # lines and letters are drawn so many times as large
 SHADES = 48  # colours of the palette
+WRONG = "#c1121f"  # a predicted class that is not the true one
 SHOWN, LAST = 120, 3000  # milliseconds of a frame, and of the last one
 MARK = "animation"  # of the place in a page
 
 
-def animate(run_dir: Path, path: Path, pages: Iterable[Path] = (), *, data_dir: str | None = None) -> Result:
+def animate(run_dir: Path, path: Path, pages: Sequence[Path] = (), *, data_dir: str | None = None) -> Result:
     """Draws the animation, writes the run's result beside it, and a caption into pages.
 
-    Shown are the first test digit of each class with the predicted window, the transformer's output and the predicted
-    class, after steps that lie closer together at the start, where most happens.
+    Shown are the first test digit of each class with the predicted window (its upper edge thick), the transformer's
+    output and the predicted class, after steps that lie closer together at the start, where most happens.
 
     Args:
         run_dir: a finished run of a classifier of digits with a transformer, trained with `trainer.snapshot_every`.
@@ -44,8 +46,9 @@ def animate(run_dir: Path, path: Path, pages: Iterable[Path] = (), *, data_dir: 
     Raises:
         UserError: where the run is not finished or kept no snapshots, its data are no digits, or a page has no place.
     """
-    from experiments.sections.figures import examples  # matplotlib: slow to import
-
+    for page in pages:
+        if f"<!-- {MARK} -->\n" not in page.read_text(encoding="utf-8"):
+            raise UserError(f"{page} has no place for the animation: <!-- {MARK} --> ... <!-- /{MARK} -->.")
     found = checkpoint.snapshots(run_dir)
     if len(found) < 2 or not (run_dir / "result.json").exists():
         raise UserError(
@@ -59,24 +62,18 @@ def animate(run_dir: Path, path: Path, pages: Iterable[Path] = (), *, data_dir: 
     firsts = [int((labels == one).nonzero()[0]) for one in labels.unique()]
     images = data.test.images[firsts].cpu().float() / 255
     name, frames = _name(result), []
-    with TemporaryDirectory() as folder:
-        for step in _thinned(list(found)):
-            model.load_state_dict(checkpoint.load(found[step], torch.device("cpu")))
-            title = f"{name}: after {step:,} of {result.iterations:,} steps"
-            if step == result.iterations:
-                title += f", test error {result.metric('test_error'):.2f} %"
-            frames.append(
-                _frame(
-                    examples(model.eval(), images, labels[firsts], Path(folder) / "frame.png", title=title)
-                )
-            )
+    for step in _thinned(list(found)):
+        model.load_state_dict(checkpoint.load(found[step], torch.device("cpu")))
+        title = f"{name}: after {step:,} of {result.iterations:,} steps"
+        if step == result.iterations:
+            title += f", test error {result.metric('test_error'):.2f} %"
+        frames.append(_frame(model.eval(), images, labels[firsts], title))
     path.parent.mkdir(parents=True, exist_ok=True)
     durations = [SHOWN] * (len(frames) - 1) + [LAST]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
     result.write(path.with_suffix(".json"))
     for page in pages:
-        if not embed(page, _caption(result, path, page, len(frames)), MARK):
-            raise UserError(f"{page} has no place for the animation: <!-- {MARK} --> ... <!-- /{MARK} -->.")
+        embed(page, _caption(result, path, page, len(frames)), MARK)
     return result
 
 
@@ -86,12 +83,40 @@ def _thinned(steps: Sequence[int]) -> list[int]:
     return [steps[k] for k in sorted({round((i / (most - 1)) ** 2 * (len(steps) - 1)) for i in range(most)})]
 
 
-def _frame(path: Path) -> Image.Image:
-    """A picture in the size and with the colours of the animation."""
-    with Image.open(path) as picture:
-        size = (WIDTH, round(picture.height * WIDTH / picture.width))
-        small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+@torch.inference_mode()
+def _frame(model: nn.Module, images: Tensor, labels: Tensor, title: str) -> Image.Image:
+    """One picture of the animation: inputs with windows, outputs below, predicted classes. PIL draws it in no time."""
+    from experiments.sections.figures.drawing import COLOURS, apply, outline  # matplotlib: slow to import
+
+    predicted, aux, transforms = apply(model, images)
+    rows, step = 1 + len(transforms), FINE * (SIDE + GAP)
+    size = (len(images) * step + FINE * GAP, rows * step + FINE * (TITLE + 26))
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    draw.text((FINE * GAP, FINE * GAP), title, "black", ImageFont.load_default(FINE * 15))
+    for i, image in enumerate(images):
+        left, top = FINE * GAP + i * step, FINE * TITLE
+        window = _enlarged(image)
+        pen = ImageDraw.Draw(window)
+        for k, transform in enumerate(transforms):
+            for n, line in enumerate(outline(transform, aux["theta"][i, k], image.shape[-2:])):
+                points = (line + 0.5) * FINE * SIDE / image.shape[-1]
+                pen.line(
+                    [tuple(point) for point in points.tolist()], COLOURS[k % len(COLOURS)], 8 if n == 0 else 3
+                )
+            picture.paste(_enlarged(aux["warped"][i, k]), (left, top + (1 + k) * step))
+        picture.paste(window, (left, top))
+        colour = "black" if predicted[i] == labels[i] else WRONG
+        place = (left + FINE * SIDE / 2, top + rows * step)
+        draw.text(place, str(int(predicted[i])), colour, ImageFont.load_default(FINE * 16), "ma")
+    small = picture.resize((size[0] // FINE, size[1] // FINE), Image.Resampling.LANCZOS)
     return small.quantize(SHADES, dither=Image.Dither.NONE)
+
+
+def _enlarged(image: Tensor) -> Image.Image:
+    """An image (C, H, W) in [0, 1] in grey, of several channels their maximum."""
+    grey = Image.fromarray((image.amax(0).clamp(0, 1) * 255).byte().numpy())
+    return grey.resize((FINE * SIDE, FINE * SIDE), Image.Resampling.BICUBIC).convert("RGB")
 
 
 def _name(result: Result) -> str:

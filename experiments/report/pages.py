@@ -23,6 +23,7 @@ FOLDER = "pages"  # below the folder of results
 GALLERY = f"{FOLDER}/gallery.md"
 UNITS = {"error": "error, %", "loss": "loss"}  # ending of a logged name -> what is drawn, with its unit
 PARTS = {"train": "training batches", "val": "held-out images"}  # beginning of a logged name -> what it is of
+UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n"  # the tables' pages are found, and lead to these
 PLAIN = "none"  # the page of the networks without a transformer
 
 # Name of a picture -> what it shows, with and without a transformer; the most telling first.
@@ -196,7 +197,7 @@ def _cell_page(place: Place, root: Path) -> str:
         "## Pictures",
         *_pictures(place.name, place.runs, root, here),
     ]
-    return _page(parts)
+    return UNSEARCHED + _page(parts)
 
 
 def _numbers(place: Place) -> str:
@@ -265,7 +266,7 @@ def _curves(runs: Sequence[Result]) -> str:
     if not charts:
         return "No log of these runs is kept in `results/details/`."
     note = "Curves of training batches are running means over a fortieth of the training."
-    return f'<div class="charts" data-search-exclude>{"".join(charts)}</div>\n\n*{note}*'
+    return f'<div class="charts">{"".join(charts)}</div>\n\n*{note}*'
 
 
 def _pictures(name: str, runs: Iterable[Result], root: Path, here: Path) -> list[str]:
@@ -308,7 +309,7 @@ def _gallery(each: Sequence[Place], root: Path) -> dict[str, str]:
                     f"*{_credit(place, run)} {_caption(run, picture)}*",
                 ]
         file = f"{FOLDER}/gallery-{transform}.md"
-        pages[file] = _page(parts)
+        pages[file] = UNSEARCHED + _page(parts)
         place, run, picture, path = next(iter(columns.values()))[0]
         count = sum(map(len, columns.values()))
         front += [
