@@ -21,7 +21,7 @@ from experiments.sections import TABLES
 FRAMES = 48  # at most so many snapshots are shown
 SIDE, GAP, TITLE = 84, 6, 30  # pixels: of an image, between images, above them
 FINE = 2  # lines and letters are drawn so many times as large
-SHADES = 48  # colours of the palette
+SHADES = 64  # colours of the palette
 WRONG = "#c1121f"  # a predicted class that is not the true one
 SHOWN, LAST = 120, 3000  # milliseconds of a frame, and of the last one
 MARK = "animation"  # of the place in a page
@@ -106,11 +106,13 @@ def _frame(model: nn.Module, images: Tensor, labels: Tensor, title: str) -> Imag
                 )
             picture.paste(_enlarged(aux["warped"][i, k]), (left, top + (1 + k) * step))
         picture.paste(window, (left, top))
-        colour = "black" if predicted[i] == labels[i] else WRONG
+        answer, true = int(predicted[i]), int(labels[i])
+        text, colour = (str(answer), "black") if answer == true else (f"{answer} (is {true})", WRONG)
         place = (left + FINE * SIDE / 2, top + rows * step)
-        draw.text(place, str(int(predicted[i])), colour, ImageFont.load_default(FINE * 16), "ma")
+        draw.text(place, text, colour, ImageFont.load_default(FINE * 16), "ma")
     small = picture.resize((size[0] // FINE, size[1] // FINE), Image.Resampling.LANCZOS)
-    return small.quantize(SHADES, dither=Image.Dither.NONE)
+    # The usual method would leave out the rare colour of wrong classes.
+    return small.quantize(SHADES, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
 def _enlarged(image: Tensor) -> Image.Image:
