@@ -15,7 +15,7 @@ demo: $(STAMP)  ## train an ST-CNN for a minute on digits that come with scikit-
 test: lint  ## lint, then run the tests on two cores; they build the documentation too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not browser"
 
-test-page: page  ## use the drawing page in Chromium (Debian: apt-get install chromium) and compare it with PyTorch
+test-page: page  ## use the site in Chromium (Debian: apt-get install chromium), the drawing page against PyTorch
 	$(PY) -m uv pip install --quiet --python $(PY) -e '.[page]'
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m browser
 

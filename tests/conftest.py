@@ -1,7 +1,10 @@
-"""MNIST, for the tests that need it; how many examples hypothesis tries."""
+"""MNIST and Chromium, for the tests that need them; how many examples hypothesis tries."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -26,3 +29,18 @@ def real() -> Digits:
             except DataNotFoundError:
                 continue
     pytest.skip("no MNIST in STN_DATA_DIR or data/")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, which reaches nothing but this machine."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-page")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium (Debian: apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        # Root may not sandbox; names of other hosts do not resolve, as without a network.
+        options = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        running = playwright.chromium.launch(executable_path=chromium, args=options)
+        yield running
+        running.close()

@@ -3,7 +3,6 @@
 `make test-page` builds the site and runs this. Nothing here needs a network.
 """
 
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,24 +58,10 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-page")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium (Debian: apt-get install chromium)")
-    if not (BUILT / "onnxruntime.wasm.js").is_file():
-        pytest.skip("the site has no networks: make page")
-    with api.sync_playwright() as playwright:
-        # Root may not sandbox; names of other hosts do not resolve, as without a network.
-        options = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-        running = playwright.chromium.launch(executable_path=chromium, args=options)
-        yield running
-        running.close()
-
-
-@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The site on a plain server of static files."""
+    if not (BUILT / "onnxruntime.wasm.js").is_file():
+        pytest.skip("the site has no networks: make page")
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:

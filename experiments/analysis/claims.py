@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from experiments.analysis.significance import LEVEL, keep_right
@@ -23,6 +23,7 @@ from experiments.engine.result import Result
 from experiments.report import MIN_SEEDS, Claim, Gain, Level, Ratio, Runs, markdown_table
 from experiments.report.render import COMMAND, MISSING
 
+Mark = Callable[[str], str]  # a verdict -> how it is shown
 RULES = f"""\
 A claim has parts. Each part puts one number in a range, and one rule judges all parts:
 
@@ -51,13 +52,16 @@ A claim **{HOLDS}** if all of its parts hold. It **{FAILS}** if any part does no
 """
 
 
-def claims_page(claims: Sequence[Claim], results: Iterable[Result], benchmarks: Benchmarks) -> str:
+def claims_page(
+    claims: Sequence[Claim], results: Iterable[Result], benchmarks: Benchmarks, mark: Mark = str
+) -> str:
     """The page results/claims.md.
 
     Args:
         claims: in the order of print.
         results: finished runs.
         benchmarks: the content of results/benchmarks.json.
+        mark: how a verdict is shown, in Markdown; as its words by default.
 
     Returns:
         Markdown, the same for the same arguments.
@@ -69,7 +73,7 @@ def claims_page(claims: Sequence[Claim], results: Iterable[Result], benchmarks: 
             f"[{claim.number}](#claim-{claim.number})",
             claim.text,
             one.setting or MISSING,
-            _verdict(one.verdict, one.reason),
+            _verdict(mark(one.verdict), one.reason),
             _counts(one),
         ]
         for claim, each in judged
@@ -91,8 +95,8 @@ def claims_page(claims: Sequence[Claim], results: Iterable[Result], benchmarks: 
             parts.append(claim.note)
         for one in each:
             reason = f": {one.reason}" if one.reason else ""
-            parts.append(f"**{one.verdict}**{f' ({one.setting})' if one.setting else ''}{reason}.")
-            parts += _tables(one)
+            parts.append(f"**{mark(one.verdict)}**{f' ({one.setting})' if one.setting else ''}{reason}.")
+            parts += _tables(one, mark)
             if runs := sorted({label(run) for finding in one.findings for run in finding.results}):
                 listed = "\n".join(f"- `{run}`" for run in runs)
                 count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}, in results/runs/"
@@ -143,7 +147,7 @@ def _verdict(verdict: str, reason: str) -> str:
     return f"{verdict}: {reason}" if reason else f"**{verdict}**"
 
 
-def _tables(one: Judgement) -> list[str]:
+def _tables(one: Judgement, mark: Mark) -> list[str]:
     """A table for each kind of part."""
     tables = []
     for kind, heads, align, cells in (
@@ -157,7 +161,9 @@ def _tables(one: Judgement) -> list[str]:
         (Ratio, ["", "ratio", "claimed", "verdict"], "lrll", _ratio),
     ):
         if found := [finding for finding in one.findings if isinstance(finding.part, kind)]:
-            rows = [[*cells(one, finding), _verdict(finding.verdict, finding.reason)] for finding in found]
+            rows = [
+                [*cells(one, finding), _verdict(mark(finding.verdict), finding.reason)] for finding in found
+            ]
             tables.append(markdown_table(heads, rows, align))
     return tables
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from scipy import stats
+from scipy import special  # scipy.stats takes seconds to import
 from torch import Tensor
 
 from experiments.analysis.variants import Variant
@@ -43,8 +44,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
     mean, n = statistics.fmean(values), len(values)
     if n < 2:
         return mean, None, None
-    # Not stats.ttest_1samp or ttest_rel: they warn of lost precision where all values are the same.
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values))
+    reach = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * statistics.stdev(values) / math.sqrt(n)
     return mean, mean - reach, mean + reach
 
 
@@ -59,9 +59,10 @@ def mcnemar(right_a: Tensor, right_b: Tensor) -> tuple[int, int, float]:
         The number of images that only a has right, that only b has right, and the two-sided p.
     """
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    if only_a + only_b == 0:
-        return 0, 0, 1.0
-    return only_a, only_b, float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    tail = float(
+        special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)
+    )  # of a fair coin, up to the smaller count
+    return only_a, only_b, min(2 * tail, 1.0)
 
 
 def predictions(result: Result) -> Tensor | None:

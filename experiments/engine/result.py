@@ -6,6 +6,7 @@ import math
 import types
 import typing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,9 @@ class Result:
         decides = {key: value for key, value in identity(self.config).items() if key != "seed"}
         return {key: canonical(value) for key, value in leaves(decides)}
 
-    @property
+    @cached_property
     def configuration(self) -> str:
-        """16 hex digits that are equal for the seeds of one cell."""
+        """16 hex digits that are equal for the seeds of one cell. Kept, since every sorting of results asks for it."""
         return config_hash({key: value for key, value in self.config.items() if key != "seed"})
 
     @property

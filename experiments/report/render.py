@@ -48,11 +48,18 @@ def markdown(sheet: Sheet) -> str:
         for row, overrides, label in sheet.lines
     ]
     grid = markdown_table(["", *_heads(sheet)], rows, "l" + "c" * len(table.columns))
+    return f"### {escape(sheet.heading)}\n\n{grid}\n" + "".join(
+        f"- {escape(note)}\n" for note in markdown_notes(sheet)
+    )
+
+
+def markdown_notes(sheet: Sheet) -> list[str]:
+    """The notes of a sheet, and what bold means where a number is."""
     notes = sheet.notes()
     if any(map(sheet.is_best, sheet.cells.values())):
-        best = "lowest" if table.lower_is_better else "highest"
+        best = "lowest" if sheet.table.lower_is_better else "highest"
         notes[0] += f" **Bold**: the {best} mean of its column, where it is of {MIN_SEEDS} seeds or more."
-    return f"### {escape(sheet.heading)}\n\n{grid}\n" + "".join(f"- {escape(note)}\n" for note in notes)
+    return notes
 
 
 def _heads(sheet: Sheet) -> list[str]:
