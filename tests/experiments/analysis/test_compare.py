@@ -1,8 +1,6 @@
 """Runs side by side: intervals and tests against scipy and by hand, and the whole from runs on the disk."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -185,22 +183,8 @@ def test_the_curves(finished, tmp_path):
     assert curves(variants([finished]), tmp_path / "deep" / "curves.png").stat().st_size > 5000
 
 
-def test_the_script(finished, tmp_path):
-    def script(*arguments):
-        command = [
-            sys.executable,
-            "scripts/compare.py",
-            *map(str, arguments),
-            "--out",
-            str(tmp_path / "a.png"),
-        ]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-    done = script(finished)
-    assert done.returncode == 0 and "B - A: " in done.stdout and (tmp_path / "a.png").exists()
-    wrong = script(finished / "nowhere")
-    assert (
-        wrong.returncode == 2
-        and "there is no such file or folder" in wrong.stderr
-        and "Traceback" not in wrong.stderr
-    )
+def test_the_script(finished, script, tmp_path):
+    status, said, _ = script("compare.py", str(finished), "--out", str(tmp_path / "a.png"))
+    assert status == 0 and "B - A: " in said and (tmp_path / "a.png").exists()
+    status, _, said = script("compare.py", str(finished / "nowhere"), "--out", str(tmp_path / "a.png"))
+    assert status == 2 and "there is no such file or folder" in said and "Traceback" not in said

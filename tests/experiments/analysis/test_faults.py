@@ -17,16 +17,17 @@ from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError
 from experiments.engine.run import run
 
-# Numbers of trials with few starts.
-NUMBERS = dict.fromkeys(KINDS, 0)
+# One of each cause; scripts/faults.py makes more, of every kind.
+SOME = ("kill", "full_disk", "damaged", "two", "data", "wandb_dies")
 
 
-def test_a_dozen_trials_end_as_if_undisturbed(tmp_path):
+def test_some_trials_end_as_if_undisturbed(tmp_path):
+    assert set(SOME) < set(KINDS)
     lab = Lab(tmp_path / "lab")
-    trials = [lab.trial(f"{kind}-{number}") for kind, number in NUMBERS.items()]
+    trials = [lab.trial(f"{kind}-0") for kind in SOME]
     assert {one["name"]: one["fault"] for one in trials if one["fault"]} == {}
     came = [start["came"] for one in trials for start in one["starts"] if start.get("by")]
-    assert sum(came) >= 6  # most disturbances came during the run
+    assert sum(came) >= 3  # most disturbances came during the run
     assert sorted(path.name for path in lab.folder.iterdir()) == [
         "configs", "undisturbed-digits", "undisturbed-digits-wandb.mode=offline", "undisturbed-images",
     ]  # fmt: skip

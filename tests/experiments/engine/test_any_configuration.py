@@ -56,7 +56,10 @@ def overrides(draw) -> list[str]:
     return words
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=max(settings().max_examples // 2, 5),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(words=overrides())
 def test_any_configuration_trains_a_step_or_is_refused_in_one_sentence(words, tmp_path, capsys):
     with composing() as make:

@@ -94,12 +94,11 @@ def test_a_folder_of_ones_own_with_experiments_and_main_files(call, tmp_path):
 
 
 def test_the_runs_of_a_sweep_use_the_same_files_and_a_second_time_nothing_runs(call, tmp_path):
-    command = ("-m", "--config-dir", "files", "--config-name", "quick", "seed=0,1", "figures=true")
+    command = ("-m", "--config-dir", "files", "--config-name", "quick", "seed=0,1")
     first = call(*command)
     assert first.returncode == 0, first.stdout + first.stderr
     results = sorted(tmp_path.glob("outputs/mine/fcn-smoke/seed_*/result.json"))
     assert len(results) == 2 and first.stdout.count("result: ") == 2
-    assert {"examples.png", "last.pt"} <= {path.name for path in results[0].parent.iterdir()}
     stamps = [path.stat().st_mtime_ns for path in results]
     second = call(*command)
     assert second.stdout.count("finished before") == 2 and "2 skipped." in second.stdout

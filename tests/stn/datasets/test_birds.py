@@ -44,13 +44,14 @@ def test_real_birds(tmp_path):
         "cub50",
         data_dir=real_data(),
         cache_dir=tmp_path,
+        size=32,  # JPEG is decoded at an eighth of its side
         expected={"classes": 50, "images": 2889, "train": 1500, "test": 1389},
     )
-    assert data.num_classes == 50 and data.in_shape == (3, 224, 224) and len(data.test) == 1389
+    assert data.num_classes == 50 and data.in_shape == (3, 32, 32) and len(data.test) == 1389
     parts = data.test.extra
     seen = parts[..., 2] == 1
     assert (
         parts[..., :2][seen].abs() <= 1
     ).float().mean() > 0.75  # most of a bird is in the middle of its photograph
     images, labels = data.train_stream(16).next_batch()
-    assert images.shape == (16, 3, 224, 224) and labels.max() < 50 and images.std() > 0.1
+    assert images.shape == (16, 3, 32, 32) and labels.max() < 50 and images.std() > 0.1
