@@ -40,7 +40,8 @@ def navigation(root: str, pages: dict[str, str]) -> list[dict[str, str]]:
         for name in pages
         if name.count("/") == 1 and not name.startswith(GALLERY.removesuffix(".md") + "-")
     ]
-    return [{pages[name].split("\n", 1)[0].removeprefix("# "): f"{root}/{name}"} for name in front]
+    heads = {name: next(line for line in pages[name].splitlines() if line.startswith("# ")) for name in front}
+    return [{head.removeprefix("# "): f"{root}/{name}"} for name, head in heads.items()]
 
 
 def mark(verdict: str) -> str:

@@ -23,7 +23,11 @@ FOLDER = "pages"  # below the folder of results
 GALLERY = f"{FOLDER}/gallery.md"
 UNITS = {"error": "error, %", "loss": "loss"}  # ending of a logged name -> what is drawn, with its unit
 PARTS = {"train": "training batches", "val": "held-out images"}  # beginning of a logged name -> what it is of
-UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n"  # the tables' pages are found, and lead to these
+WIDE = "---\nhide: [toc]\n---\n"  # a table has the place of the table of contents
+UNSEARCHED = (
+    "---\nhide: [toc]\nsearch:\n  exclude: true\n---\n"  # the tables' pages are found, and lead to these
+)
+NAMES = {"affine3d": "Affine, 3-D", "tps": "Thin plate spline"}  # of transforms, as heads
 PLAIN = "none"  # the page of the networks without a transformer
 
 # Name of a picture -> what it shows, with and without a transformer; the most telling first.
@@ -141,7 +145,7 @@ def _table_page(group: Sequence[Sheet], root: Path) -> str:
         heading = sheet.heading.removeprefix(f"{table.title}: ")
         parts += [f"## {heading[0].upper()}{heading[1:]}", _sortable(_grid(sheet)), *_notes(sheet)]
         parts += [" · ".join(links)] if links else []
-    return _page(parts)
+    return WIDE + _page(parts)
 
 
 def _grid(sheet: Sheet) -> str:
@@ -299,7 +303,9 @@ def _gallery(each: Sequence[Place], root: Path) -> dict[str, str]:
     front = ["# Gallery", "Pictures of the published runs, by transform. Each leads to the page of its run."]
     pages, here = {}, root / FOLDER
     for transform, columns in sorted(shown.items(), key=lambda item: (item[0] == PLAIN, item[0])):
-        title = "Without a transformer" if transform == PLAIN else f"Transform: {transform}"
+        title = (
+            "Without a transformer" if transform == PLAIN else NAMES.get(transform, transform.capitalize())
+        )
         parts = [f"# {title}"]
         for column, members in columns.items():
             parts.append(f"## {column}")
@@ -310,7 +316,7 @@ def _gallery(each: Sequence[Place], root: Path) -> dict[str, str]:
                 ]
         file = f"{FOLDER}/gallery-{transform}.md"
         pages[file] = UNSEARCHED + _page(parts)
-        place, run, picture, path = next(iter(columns.values()))[0]
+        place, run, picture, path = next(iter(columns.values()))[-1]  # of the table's last row: an ST-CNN
         count = sum(map(len, columns.values()))
         front += [
             f"## [{title}]({Path(file).name})",
