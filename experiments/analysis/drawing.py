@@ -18,9 +18,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from experiments.analysis.export import export_module
+from experiments.analysis.predict import DIGIT
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.engine.files import write_atomically
+from experiments.sections.distorted_mnist import TABLE1
 from experiments.sections.figures.drawing import lattice
 from stn.datasets.digits import load_digits
 from stn.datasets.distortions import warp_affine, warp_quad
@@ -29,13 +31,12 @@ from stn.sampler import sample
 from stn.transforms import ThinPlateSpline, Transform, pose
 
 COLUMNS = {
-    "mnist_r": ("R", "rotated"),
-    "mnist_rts": ("RTS", "rotated, scaled, shifted"),
-    "mnist_p": ("P", "projective"),
-    "mnist_e": ("E", "elastic"),
+    "mnist_r": "rotated",
+    "mnist_rts": "rotated, scaled, shifted",
+    "mnist_p": "projective",
+    "mnist_e": "elastic",
 }
 TITLES = {"affine": "Affine", "projective": "Projective", "tps": "Thin plate spline"}
-DIGIT = 28  # side of an undistorted digit, pixels
 DIGITS = 20  # on which files are compared with what they were made of
 RUNTIME = {  # of onnxruntime-web: the smallest build, WebAssembly on the CPU alone
     "onnxruntime.mjs": "ort-wasm-simd-threaded.mjs",
@@ -182,7 +183,6 @@ def describe(cards: dict[str, Card], experiment: str) -> dict[str, Any]:
     """
     distort = configuration([f"experiment={experiment}"]).dataset.distort
     angle, middle = distort.get("max_angle", 0.0), distort.get("middle", 0.0)
-    letter, title = COLUMNS[experiment]
     shown = {}
     for name, card in cards.items():
         kind = name.partition("/")[2]
@@ -198,8 +198,8 @@ def describe(cards: dict[str, Card], experiment: str) -> dict[str, Any]:
     distortion = Distortion(distort)
     return {
         "experiment": experiment,
-        "letter": letter,
-        "title": title,
+        "letter": TABLE1.columns[experiment],
+        "title": COLUMNS[experiment],
         "side": distortion.side,
         "angle": [middle - angle, middle + angle],
         "size": list(distort.get("scale", [1.0, 1.0])),

@@ -26,7 +26,7 @@ from stn.datasets.image_cache import ImageCache, shorter_side
 from stn.datasets.images import ImageDataset
 from stn.files import list_problems
 
-DIGIT = 28  # pixels: a side of MNIST's images, which distortions place on their canvas
+DIGIT = 28  # side of an undistorted digit, pixels
 BATCH = 50
 TABLE, PICTURE = "predictions.csv", "predictions.png"
 
