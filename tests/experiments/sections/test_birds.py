@@ -88,12 +88,18 @@ def test_random_windows_find_what_chance_does():
     assert region_hits(Windows(), torch.zeros(4000, 2, 2), parts)["random_head"] == pytest.approx(50, abs=1)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """The drawn birds, for all runs."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("experiment", list(birds.EXPERIMENTS))
-def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path):
+def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path, cache):
     windows = [] if experiment == "cub_cnn_224" else WINDOWS
     smoothed = ["task.smoothing=[0.3,0.1]"] if experiment == "cub_2st_448" else []
-    overrides = [f"experiment={experiment}", *TINY, *windows, *smoothed, "dataset.val_size=8"]
-    result = run(configure(*overrides, tiny=False), overrides, SECTIONS)
+    overrides = [*TINY, *windows, *smoothed, "dataset.val_size=8", f"dataset.cache_dir={cache}"]
+    result = run(configure(f"experiment={experiment}", *overrides, tiny=False), (), SECTIONS)
     metrics = result.metrics
     assert (
         metrics["test_accuracy"] == pytest.approx(100 - metrics["test_error"]) and "val_accuracy" in metrics
@@ -105,7 +111,7 @@ def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path):
     assert (folder / "crops.png").stat().st_size > 10000
     assert "cache_dir" not in json.dumps(result.config) and "data_dir" not in json.dumps(result.config)
     if experiment == "cub_2st_224":
-        data, model, _ = load_run(folder, {"cache_dir": str(tmp_path / "outputs" / "cache")})
+        data, model, _ = load_run(folder, {"cache_dir": str(cache)})
         with torch.inference_mode():
             again, _ = BirdClassification().evaluate(model, data.test.batches(50))
         assert again["accuracy"] == metrics["test_accuracy"]
@@ -113,11 +119,11 @@ def test_from_drawn_birds_to_the_picture(configure, experiment, tmp_path):
 
 
 @pytest.mark.parametrize("experiment", list(birds.CONTROLS))
-def test_windows_of_a_control_stay_where_they_start(configure, experiment, tmp_path):
-    overrides = [f"experiment={experiment}", *TINY, *WINDOWS]
-    run(configure(*overrides, tiny=False), overrides, SECTIONS)
+def test_windows_of_a_control_stay_where_they_start(configure, experiment, tmp_path, cache):
+    overrides = [f"experiment={experiment}", *TINY, *WINDOWS, f"dataset.cache_dir={cache}", "figures=false"]
+    run(configure(*overrides, tiny=False))
     folder = next((tmp_path / "outputs" / experiment).glob("*/seed_0"))
-    data, model, _ = load_run(folder, {"cache_dir": str(tmp_path / "outputs" / "cache")})
+    data, model, _ = load_run(folder, {"cache_dir": str(cache)})
     images, *_ = next(iter(data.test.batches(4)))
     count = model.transformers.count
     with torch.inference_mode():

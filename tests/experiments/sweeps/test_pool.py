@@ -124,7 +124,7 @@ def test_ctrl_c_at_the_script_keeps_checkpoints_and_ends_with_130(tmp_path):
         str(tmp_path),
         f"output_dir={tmp_path}/outputs",
     ]
-    command += ["trainer.checkpoint_every=20", "trainer.log_every=20", "wandb.mode=disabled", "device=cpu"]
+    command += ["trainer.checkpoint_every=2", "trainer.log_every=2", "wandb.mode=disabled", "device=cpu"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     stop = threading.Timer(400, running.kill)
     stop.start()
