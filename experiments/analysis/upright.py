@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from experiments.analysis.variants import Variant
 from experiments.engine.build import UserError
 from experiments.report import Row, details, row_label
-from experiments.sections.upright import UPRIGHT
+from experiments.sections.upright import UPRIGHT, circular
 
 BINS = 72  # of a rose: 5 degrees each
 
@@ -28,6 +29,20 @@ def mosaic(means: np.ndarray) -> np.ndarray:
     height, width = means.shape[1:]
     scaled = means / np.maximum(means.max((1, 2), keepdims=True), 1)
     return scaled.reshape(2, 5, height, width).swapaxes(1, 2).reshape(2 * height, 5 * width)
+
+
+def concentrations(degrees: np.ndarray) -> tuple[float, float]:
+    """How concentrated angles are, as directions and as axes.
+
+    Args:
+        degrees: (N,).
+
+    Returns:
+        The mean resultant length of the angles, and that of the doubled angles, for which opposite directions are one:
+        each 1 where all are the same, and 0 where none is preferred.
+    """
+    angles = torch.from_numpy(degrees)
+    return circular(angles)[1], circular(2 * angles)[1]
 
 
 def picture(compared: Sequence[Variant], path: Path) -> Path:
@@ -66,15 +81,16 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
         rose = figure.add_subplot(grid[0, column], projection="polar")
         rose.set(theta_zero_location="N", theta_direction=-1, yticks=[])
         rose.set_xticks(np.radians([0, 90, 180, 270]), ["0°", "90°", "±180°", "−90°"], fontsize=7)
-        rose.set_title(UPRIGHT.rows.get(row, row_label(row)), fontsize=9)
         distort = variant.results[0].config["dataset"]["distort"]
         middle, width = (np.radians(distort[key]) for key in ("middle", "max_angle"))
-        top = 0.0
+        top, found = 0.0, []
         for k, result in enumerate(variant.results):
             kept = details.measured(result.path)
             if "residual" not in kept:
                 raise UserError(f"{result.path} has kept no residual angles: give runs with their details.")
-            angles = np.radians(kept["residual"][:, 0].astype(np.float64))
+            degrees = kept["residual"][:, 0].astype(np.float64)
+            found.append(concentrations(degrees))
+            angles = np.radians(degrees)
             heights = np.sqrt(np.histogram(angles, edges)[0] / len(angles))
             top = max(top, heights.max())
             closed = np.append(heights, heights[0])
@@ -87,6 +103,9 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
                 axes.set_ylabel(f"seed {result.seed}", fontsize=8)
             for spine in axes.spines.values():
                 spine.set(color=line(k)["color"], linewidth=1.5)
+        directions, axes_of_them = np.mean(found, 0)
+        told = f"directions {directions:.2f}, axes {axes_of_them:.2f}"
+        rose.set_title(f"{UPRIGHT.rows.get(row, row_label(row))}\n{told}", fontsize=9)
         rose.bar([middle], [1.1 * top], width=2 * width, color="0.9", zorder=0)
         rose.plot([middle, middle], [0, 1.1 * top], "--", color="0.5", linewidth=0.8)
         rose.set_ylim(0, 1.1 * top)
@@ -96,8 +115,10 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
         Patch(color="0.9", label="range of the training, dashed its middle"),
     ]
     note = (
-        "Above: the angles that are left in the test digits, clockwise from upright, areas as their shares. Below: the "
-        f"mean output of each class. A column is a range of rotations. Mean test error: {_errors(placed)}."
+        "Above: the angles that are left in the test digits, clockwise from upright, areas as their shares; how "
+        "concentrated their directions are, and their axes, for which opposite directions are one (1: all the same, 0: "
+        "none is preferred). Below: the mean output of each class. A column is a range of rotations. Mean test error: "
+        f"{_errors(placed)}."
     )
     title = (
         "Which way up a transformer leaves digits depends on the range of rotations that it was trained on"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from experiments.analysis.upright import mosaic
+from experiments.analysis.upright import concentrations, mosaic
 from experiments.engine.run import run
 
 
@@ -15,6 +15,12 @@ def test_the_mosaic_has_the_classes_row_by_row():
     assert picture[::2, ::2].max() == 0 and picture[1::2].min() == 1
     order = mosaic(np.stack([np.array([[255.0, c]]) for c in range(10)]))
     assert (order[:, 1::2] * 255).round().tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
+def test_opposite_directions_are_one_axis():
+    assert concentrations(np.array([30.0, 210.0, 30.0, -150.0])) == pytest.approx((0, 1), abs=1e-6)
+    assert concentrations(np.array([10.0, 100.0])) == pytest.approx((np.sqrt(0.5), 0), abs=1e-6)
+    assert concentrations(np.full(3, -170.0)) == pytest.approx((1, 1))
 
 
 def test_from_runs_to_the_picture(configure, script, tmp_path):
