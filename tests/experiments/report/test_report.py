@@ -663,12 +663,11 @@ def test_a_run_beside_the_paper(runs):
     assert table.against_paper(made(metrics={"test_loss": 1.0}, experiment="mnist_rts")) is None
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "results" / "runs").glob("*/*.json"))[::7], ids=lambda p: p.stem
-)
-def test_every_published_run_stands_in_the_table_of_its_experiment(path):
-    result = Result.read(path)
-    assert sum(table.against_paper(result) is not None for table in TABLES.values()) == 1
+def test_every_published_run_stands_in_the_table_of_its_experiment():
+    for result in load_results([ROOT / "results"]):
+        tables = [name for name, table in TABLES.items() if table.against_paper(result) is not None]
+        # Two tables are of the same runs: all poses, and those of each class.
+        assert len(tables) == 1 or tables == ["upright", "upright_classes"], result.path
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
