@@ -55,7 +55,8 @@ class RunSweeper(BasicSweeper):
 class SideBySide(BasicLauncher):
     """Several runs at a time on this machine, each in a process of its own.
 
-    n_jobs: how many.
+    Args:
+        n_jobs: how many, from 1.
     """
 
     def __init__(self, n_jobs: int) -> None:

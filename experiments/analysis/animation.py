@@ -138,5 +138,5 @@ def _caption(result: Result, path: Path, page: Path, frames: int) -> str:
         f"*The first test digit of each class over a training of {_name(result)}, of {result.iterations:,} steps: "
         f"{frames} snapshots, closer together at the start. Test error at the end: "
         f"{result.metric('test_error'):.2f} %. [The run](<{record}>): schedule {result.trainer}, seed {result.seed}, "
-        f"{result.device}, revision {result.revision}. It is in no table.*\n"
+        f"{result.device}, revision {result.revision}.*\n"
     )

@@ -7,7 +7,7 @@ which test images it has right.
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from stn.files import load_tensors
 POINTS = 200  # at most so many of a published curve
 SMOOTH = 40  # drawn curves of training batches are running means over 1 / SMOOTH of the logged steps
 LOGGED = ("train/", "val/")  # what the names of curves begin with
+DRAWN = {"loss": "loss, no unit", "error": "error, %"}  # ending of a logged name -> label of its axis
+OF = {"train": "training batches, running mean", "val": "held-out images"}  # beginning -> what it is of
 Curve = dict[int, float]  # step -> value
 
 
@@ -141,6 +143,26 @@ def curves(result: Path) -> dict[str, Curve]:
         if name.startswith(LOGGED):
             logged[name] = dict(zip(points[0].astype(int).tolist(), points[1].tolist(), strict=True))
     return logged
+
+
+def drawn(log: Mapping[str, Curve], ending: str) -> dict[str, Curve]:
+    """The curves of a log as they are drawn: those of training batches as running means.
+
+    Args:
+        log: as of `curves`.
+        ending: of the names, of `DRAWN`.
+
+    Returns:
+        What it is of, in words, -> curve; without those that are not logged.
+    """
+    found = {}
+    for beginning, words in OF.items():
+        curve = log.get(f"{beginning}/{ending}", {})
+        values = list(curve.values())
+        shown = running_mean(values) if beginning == "train" else values
+        if shown:
+            found[words] = dict(zip(curve, shown, strict=True))
+    return found
 
 
 def running_mean(values: Sequence[float]) -> list[float]:

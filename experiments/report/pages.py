@@ -21,12 +21,9 @@ from experiments.report.tables import MIN_SEEDS, Cell, Sheet, Table, sheets
 
 FOLDER = "pages"  # below the folder of results
 GALLERY = f"{FOLDER}/gallery.md"
-UNITS = {"error": "error, %", "loss": "loss"}  # ending of a logged name -> what is drawn, with its unit
-PARTS = {"train": "training batches", "val": "held-out images"}  # beginning of a logged name -> what it is of
 WIDE = "---\nhide: [toc]\n---\n"  # a table has the place of the table of contents
-UNSEARCHED = (
-    "---\nhide: [toc]\nsearch:\n  exclude: true\n---\n"  # the tables' pages are found, and lead to these
-)
+# The search finds the tables' pages, which lead to these.
+UNSEARCHED = "---\nhide: [toc]\nsearch:\n  exclude: true\n---\n"
 NAMES = {"affine3d": "Affine, 3-D", "tps": "Thin plate spline"}  # of transforms, as heads
 PLAIN = "none"  # the page of the networks without a transformer
 
@@ -251,15 +248,12 @@ def _curves(runs: Sequence[Result]) -> str:
     """A chart for the loss and one for the error, a line a seed; in training, running means over the logged steps."""
     logs = {run.seed: details.curves(run.path) for run in runs}
     charts = []
-    for ending, unit in UNITS.items():
-        lines = {}
-        for seed, log in logs.items():
-            for beginning, what in PARTS.items():
-                curve = log.get(f"{beginning}/{ending}", {})
-                values = list(curve.values())
-                shown = details.running_mean(values) if beginning == "train" else values
-                if shown:
-                    lines[f"seed {seed}, {what}"] = dict(zip(curve, shown, strict=True))
+    for ending, unit in details.DRAWN.items():
+        lines = {
+            f"seed {seed}, {what}": curve
+            for seed, log in logs.items()
+            for what, curve in details.drawn(log, ending).items()
+        }
         if lines:
             last = "; ".join(
                 f"{label}: {list(curve.values())[-1]:.3g} at the end" for label, curve in lines.items()
@@ -269,7 +263,7 @@ def _curves(runs: Sequence[Result]) -> str:
             charts.append(f"<figure>{chart}<figcaption>{labels}</figcaption></figure>")
     if not charts:
         return "No log of these runs is kept in `results/details/`."
-    note = "Curves of training batches are running means over a fortieth of the training."
+    note = f"Running means are over 1/{details.SMOOTH} of the training."
     return f'<div class="charts">{"".join(charts)}</div>\n\n*{note}*'
 
 

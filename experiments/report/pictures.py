@@ -24,7 +24,6 @@ LINES = ("#0072b2", "#d55e00", "#56b4e9", "#cc79a7", "#e69f00", "#000000")
 STYLES = ("-", "--", "-.", ":")
 SHOWN = 32  # images of a batch
 NUMBERED, NAMED = 25, 60  # classes up to which a matrix has numbers, and names
-PANELS = {"loss": "loss, no unit", "error": "error, %"}  # ending of a logged name -> label of its axis
 
 
 def show(axes: Axes, image: Tensor) -> None:
@@ -152,20 +151,15 @@ def from_files(folder: Path, subject: Subject) -> dict[str, Path]:
 def _curves(folder: Path, subject: Subject) -> Path | None:
     """Loss and error over the steps, in training and, where there is some, in validation."""
     logged = details.curves(folder / "result.json")
-    panels = [ending for ending in PANELS if any(name.endswith(f"/{ending}") for name in logged)]
+    panels = {ending: shown for ending in details.DRAWN if (shown := details.drawn(logged, ending))}
     if not panels:
         return None
     figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
-    for axes, ending in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for k, (start, label) in enumerate(
-            (("train", "training batches, running mean"), ("val", "held-out images"))
-        ):
-            curve = logged.get(f"{start}/{ending}", {})
-            if curve:
-                values = list(curve.values())
-                shown = details.running_mean(values) if start == "train" else values
-                axes.plot(list(curve), shown, label=label, linewidth=1.4, **line(k))
-        axes.set(xlabel="training steps", ylabel=PANELS[ending])
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (ending, shown) in zip(row, panels.items(), strict=True):
+        for k, (label, curve) in enumerate(shown.items()):
+            axes.plot(list(curve), list(curve.values()), label=label, linewidth=1.4, **line(k))
+        axes.set(xlabel="training steps", ylabel=details.DRAWN[ending])
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)

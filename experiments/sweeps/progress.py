@@ -314,7 +314,6 @@ class _Watched:
             if anew:
                 self.step, self._numbers = 0, {}
                 self._inode, self._offset = state.st_ino, max(state.st_size - TAIL, 0)
-                self._points.clear()
             before = self.step
             if state.st_size > self._offset:
                 with open(self.path, "rb") as file:

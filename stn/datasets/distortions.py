@@ -455,6 +455,26 @@ def warp_affine(images: Tensor, canvas: int, angle: Tensor, scale: Tensor, x: Te
     return sample(images, _AFFINE.grid(theta, (canvas, canvas)))
 
 
+def quad_homography(corners: Tensor) -> Tensor:
+    """The homography from the unit square to quadrilaterals (Heckbert 1989, eq. 2.9-2.13 scaled to avoid division).
+
+    Args:
+        corners: (B, 4, 2), (x, y) of the places of (0, 0), (1, 0), (1, 1) and (0, 1).
+
+    Returns:
+        (B, 3, 3), up to a factor: (u, v, 1) to (x, y, 1).
+    """
+    p0, p1, p2, p3 = corners.unbind(1)
+    d1, d2, d3 = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
+    area, g, h = _cross(d1, d2)[:, None], _cross(d3, d2)[:, None], _cross(d1, d3)[:, None]
+    columns = [
+        torch.cat([(p1 - p0) * area + g * p1, g], 1),
+        torch.cat([(p3 - p0) * area + h * p3, h], 1),
+        torch.cat([p0 * area, area], 1),
+    ]
+    return torch.stack(columns, 2)
+
+
 def warp_quad(images: Tensor, corners: Tensor, scale: Tensor | None = None) -> Tensor:
     """Moves the four corners of images to given places, by the homography through them.
 
@@ -477,25 +497,13 @@ def warp_quad(images: Tensor, corners: Tensor, scale: Tensor | None = None) -> T
         >>> bool((warp_quad(image, square) - image).abs().max() < 1e-5)
         True
     """
-    # Homography from the square to the quad in closed form (Heckbert 1989, eq. 2.9-2.13 scaled to avoid division).
-    p0, p1, p2, p3 = corners.unbind(1)
-    d1, d2, d3 = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
-    area, g, h = _cross(d1, d2)[:, None], _cross(d3, d2)[:, None], _cross(d1, d3)[:, None]
-    to_quad = torch.stack(
-        [
-            torch.cat([(p1 - p0) * area + g * p1, g], 1),
-            torch.cat([(p3 - p0) * area + h * p3, h], 1),
-            torch.cat([p0 * area, area], 1),
-        ],
-        dim=2,
-    )  # (B, 3, 3): unit square (u, v, 1) -> quad
-    a, b, c = to_quad.unbind(2)
+    a, b, c = quad_homography(corners).unbind(2)
     back = torch.stack(
         [b.cross(c, dim=1), c.cross(a, dim=1), a.cross(b, dim=1)], dim=1
     )  # adjugate: quad -> square
     # w of the inverse is the determinant divided by w of the homography: its sign tells the side of the horizon. The
     # centre's side is kept, not a corner's: of a quadrilateral that is not convex, that corner may be the one beyond.
-    determinant, centre = (a * back[:, 0]).sum(1), (area + (g + h) / 2)[:, 0]
+    determinant, centre = (a * back[:, 0]).sum(1), c[:, 2] + (a[:, 2] + b[:, 2]) / 2
     side = torch.sign(determinant * centre)[:, None, None]
     back = back * side
     back = torch.cat(

@@ -80,23 +80,12 @@ def _translate_clutter(
 
 def _project(images: Tensor, generator: torch.Generator, options: dict[str, Any]) -> dict[str, Tensor]:
     corners, scale = distortions.draw_project(images, generator, **options)
-    theta = _homography(corners)
+    a, b, c = distortions.quad_homography(corners).unbind(2)
+    square = torch.stack([a / 2, b / 2, (a + b) / 2 + c], 2)  # from the square -1 to 1
+    theta = (square / square[:, 2:, 2:]).flatten(1)[:, :8]
     if scale is not None:  # the digit is scaled before the corners move: the columns of x and y
         theta = torch.stack([theta[:, i] * (1 if i in (2, 5) else scale) for i in range(8)], 1)
     return pose(Projective(), theta)
-
-
-def _homography(corners: Tensor) -> Tensor:
-    """Theta (B, 8) of the `Projective` that takes the corners of the square, +-1, to corners (B, 4, 2)."""
-    x, y = corners.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]]).unbind(1)
-    point = torch.stack([x, y, torch.ones_like(x)], 1)  # (4, 3)
-    nothing = torch.zeros_like(point)
-    # Of each corner (u, v): a x + b y + c - u (g x + h y) = u, and the same of d, e, f and v.
-    rows = [
-        torch.cat([line.expand(len(corners), -1, -1), -corners[:, :, k, None] * point[:, :2]], 2)
-        for k, line in enumerate((torch.cat([point, nothing], 1), torch.cat([nothing, point], 1)))
-    ]
-    return torch.linalg.solve(torch.cat(rows, 1), corners.mT.flatten(1))
 
 
 def _elastic(images: Tensor, generator: torch.Generator, options: dict[str, Any]) -> dict[str, Tensor]:

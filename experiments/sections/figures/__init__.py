@@ -4,18 +4,15 @@ from experiments.report.pictures import show
 from experiments.sections.figures.boxes import windows_animation, windows_over_steps
 from experiments.sections.figures.classification import (
     aligned_digits,
-    class_means,
-    collect,
     crops,
     example_crops,
     examples,
     pairs,
-    pose_histograms,
     projections,
     right_and_wrong,
-    undistorted_means,
 )
 from experiments.sections.figures.drawing import COLOURS, draw_outline, outline
+from experiments.sections.figures.whole_sets import class_means, collect, pose_histograms, undistorted_means
 
 __all__ = [
     "COLOURS",

@@ -114,7 +114,7 @@ experiments.engine.smoothing: SmoothedClassification
 experiments.engine.task: Classification
 experiments.sections.birds: BirdClassification corners inside region_centres
 experiments.sections.colocalisation: Colocalisation embedding iou triplet_hinge
-experiments.sections.figures.classification: collect undistorted_means
+experiments.sections.figures.whole_sets: collect undistorted_means
 experiments.sections.figures.drawing: apply lattice
 experiments.sections.mnist_addition: Addition centres followed mass_inside
 experiments.sections.upright: Upright residuals

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.report import details
 from experiments.report.pictures import LINES, STYLES, head, line
 from experiments.report.subject import Score, Words
 from experiments.sections.figures import COLOURS
@@ -105,3 +106,17 @@ def test_a_run_is_told_in_plain_words():
         {**finished, "model": "my_net", "transform": None}
     )
     assert (other.network, other.data, other.score) == ("MY-NET", "mnist", "")
+
+
+def test_curves_of_training_batches_are_drawn_as_running_means_and_others_as_they_are(monkeypatch):
+    monkeypatch.setattr(details, "SMOOTH", 2)  # of four values, each is the mean of two
+    log = {
+        "train/error": {1: 4.0, 2: 2.0, 3: 2.0, 4: 0.0},
+        "val/error": {2: 9.0, 4: 1.0},
+        "train/loss": {1: 1.0},
+    }
+    assert details.drawn(log, "error") == {
+        "training batches, running mean": {1: 4.0, 2: 3.0, 3: 2.0, 4: 1.0},
+        "held-out images": {2: 9.0, 4: 1.0},
+    }
+    assert details.drawn({"val/loss": {}}, "loss") == {}

@@ -25,6 +25,7 @@ from experiments.sections.figures import (
     pairs,
     pose_histograms,
     right_and_wrong,
+    whole_sets,
     windows_over_steps,
 )
 from stn.datasets.digits import load_digits
@@ -73,7 +74,7 @@ def drawn(monkeypatch):
         found[path.name] = figure
         return path
 
-    for module in (classification, boxes):
+    for module in (classification, boxes, whole_sets):
         monkeypatch.setattr(module, "save", keep)
     return found
 
@@ -214,7 +215,7 @@ def test_the_outline_is_the_histogram_of_what_was_put_in(drawn, tmp_path):
 
 def test_places_in_whole_pixels_fill_a_bin_each():
     pixels = torch.arange(33.0).repeat(30) / 30 - 0.5
-    edges = classification.pose_edges([torch.linspace(-0.6, 0.7, 999), pixels])
+    edges = whole_sets.pose_edges([torch.linspace(-0.6, 0.7, 999), pixels])
     counts, _ = np.histogram(pixels.numpy(), edges)
     assert (counts[counts > 0] == 30).all() and np.count_nonzero(counts) == 33
     assert edges[0] < -0.6 and edges[-1] > 0.7 and (np.diff(np.flatnonzero(counts)) == 1).all()
