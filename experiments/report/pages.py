@@ -190,7 +190,7 @@ def _cell_page(place: Place, root: Path) -> str:
         f"# {place.name}",
         f"A cell of [{escape(sheet.heading)}](../{table.name}.md).",
         _numbers(place),
-        *_notes(sheet, of_cell=True),
+        *_notes(sheet, place),
         "## Runs",
         _sortable(_runs(place, here)),
         "## Learning curves",
@@ -339,10 +339,12 @@ def _caption(run: Result, picture: str) -> str:
     return with_st if run.transform else without
 
 
-def _notes(sheet: Sheet, *, of_cell: bool = False) -> list[str]:
+def _notes(sheet: Sheet, place: Place | None = None) -> list[str]:
+    """The notes of a sheet; of a place in it, those that speak of it."""
     notes = [escape(note) for note in markdown_notes(sheet)]
-    if of_cell:
-        notes = [note for note in notes if note.startswith(("Paper:", "The dataset", "†"))]
+    if place is not None:
+        few = ("†",) if len(place.runs) < MIN_SEEDS else ()
+        notes = [note for note in notes if note.startswith(("Paper:", "The dataset", *few))]
     return ["\n".join(f"- {note}" for note in notes)]
 
 

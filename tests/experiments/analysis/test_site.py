@@ -70,6 +70,7 @@ def test_every_run_is_on_the_page_of_its_cell_with_the_numbers_of_its_file(pages
         )
         assert metric.endswith("degrees") or summary[1] == f"{statistics.fmean(values):.{digits}f}"
         assert summary[3].removesuffix("†") == str(len(values))
+        assert ("\n- † " in page) == ("†" in summary[3]) == (len(values) < 3)
         if len(values) > 1 and not metric.endswith("degrees"):
             assert summary[2] == f"{statistics.stdev(values):.{digits}f}"
     published = {path.relative_to(RESULTS).as_posix() for path in (RESULTS / "runs").rglob("*.json")}
