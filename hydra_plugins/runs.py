@@ -11,7 +11,7 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
 class RunSweeper(BasicSweeper):
@@ -36,7 +36,12 @@ class RunSweeper(BasicSweeper):
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         jobs = [Job.of(_compose(self, words), words) for words in self._expand(arguments)]
         try:
-            outcomes = sweep(jobs, check, lambda words: launcher.launch(words, initial_job_idx=0))
+            outcomes = sweep(
+                jobs,
+                check,
+                lambda words: launcher.launch(words, initial_job_idx=0),
+                elsewhere=OmegaConf.select(self.config, "hydra.launcher.array_parallelism"),  # of Slurm
+            )
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         if status := exit_status(outcomes):

@@ -1,6 +1,7 @@
 """A sweep: many runs handed to a launcher, each in a process of its own."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from experiments.sweeps import process
 from experiments.sweeps.job import LOG, Job, Outcome, blocked, outcome, summary, unfinished
 from experiments.sweeps.pool import run_pool
 from experiments.sweeps.progress import Progress
+from experiments.sweeps.watch import watching
 
 Launch = Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
 
@@ -22,6 +24,8 @@ def sweep(
     check: Callable[[DictConfig], object],
     launch: Launch,
     report: Callable[[str], object] = print,
+    *,
+    elsewhere: int | None = None,
 ) -> list[Outcome]:
     """Runs what is not finished, each run once and after those that it requires; prints a summary at the end.
 
@@ -30,6 +34,8 @@ def sweep(
         check: raises ValueError for a configuration that cannot run.
         launch: Hydra's launcher: runs each of these lists of overrides and returns how they ended, in order.
         report: is given the lines for the terminal.
+        elsewhere: where the launcher hands the runs to a scheduler: how many it has running at a time. Their progress
+            is then shown by what they write. Other launchers show their own.
 
     Returns:
         An outcome for each run, in order, those that others require among them.
@@ -65,7 +71,8 @@ def sweep(
         folders = {job.folder for job in left}
         wave = [job for job in left if not any(one.folder in folders for one in job.requires)]
         waiting = [job for job in left if job not in wave]
-        stopped = _launch(wave, launch, outcomes)
+        with watching(wave, at_once=elsewhere, report=report) if elsewhere else nullcontext():
+            stopped = _launch(wave, launch, outcomes)
     for job in order.values():
         outcomes.setdefault(job.folder, Outcome(job.label, "open"))  # of a wave that was not launched
     ended = [outcomes[folder] for folder in order]

@@ -141,7 +141,7 @@ def pretrained_names(folder: str | Path = FOLDER) -> list[str]:
 
 
 def pretrained(name: str, *, folder: str | Path = FOLDER) -> nn.Module:
-    """A network of the published runs, trained with seed 0, by `trainer=fast` unless the name says another.
+    """A network of a published run, trained by `trainer=fast` unless the name says another.
 
     Images are (B, 1, H, W) in [0, 1], white digits on black, of the side that the distortion has: 28 pixels for R, P
     and E, 42 for RTS, 60 for TC. weights/README.md lists names and errors.

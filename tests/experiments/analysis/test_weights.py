@@ -58,16 +58,22 @@ def test_another_error_in_half_precision_is_refused(finished, script, tmp_path):
     assert list((tmp_path / "weights").rglob("*.*")) == []
 
 
-def test_another_seed_is_refused(configure, script, tmp_path):
-    cfg = configure("experiment=mnist_r", "model=fcn", "seed=1")
-    run(cfg)
-    folder = rundir.run_dir(cfg)
-    published = tmp_path / "runs" / "mnist_r" / f"{folder.parent.name}-{folder.name}.json"
-    published.parent.mkdir(parents=True)
-    shutil.copyfile(folder / "result.json", published)
-    words = ["--weights", str(tmp_path / "weights"), "--published", str(tmp_path / "runs")]
-    code, _, said = script("publish_weights.py", str(folder), *words)
-    assert code == 2 and "has seed 1" in said and not (tmp_path / "weights").exists()
+def test_the_network_of_another_seed_is_not_exchanged(configure, script, tmp_path):
+    codes, said = [], ""
+    for seed in (1, 0, 1):
+        cfg = configure("experiment=mnist_r", "model=fcn", f"seed={seed}")
+        run(cfg)
+        folder = rundir.run_dir(cfg)
+        published = tmp_path / "runs" / "mnist_r" / f"{folder.parent.name}-{folder.name}.json"
+        published.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "result.json", published)
+        words = ["--weights", str(tmp_path / "weights"), "--published", str(tmp_path / "runs")]
+        code, _, error = script("publish_weights.py", str(folder), *words)
+        codes.append(code)
+        said += error
+    assert codes == [0, 2, 0] and "and stays" in said
+    (name,) = pretrained_names(tmp_path / "weights")
+    assert load_weights(tmp_path / "weights" / f"{name}.safetensors")[0].run.endswith("seed_1")
 
 
 @pytest.mark.real_data

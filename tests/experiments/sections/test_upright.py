@@ -146,7 +146,7 @@ def test_runs_measure_the_pose_keep_the_angles_and_stand_in_both_tables(configur
     assert any(line.startswith("- 2 runs;") for line in first)
 
 
-def test_the_claim_asks_how_far_the_mean_pose_is_from_the_middle_of_the_range():
+def test_the_claim_asks_how_far_the_mean_pose_is_from_the_middle_and_whether_digits_share_it():
     def finished(middle, max_angle, mean):
         metrics = {"test_pose_mean_degrees": mean, "test_pose_concentration": 0.25}
         distort = {"middle": middle, "max_angle": max_angle}
@@ -157,8 +157,16 @@ def test_the_claim_asks_how_far_the_mean_pose_is_from_the_middle_of_the_range():
     assert distance(0, 135).value(finished(0, 135, 175.0)) == 175
     assert distance(90, 90).value(finished(90, 90, -175.0)) == 95  # across 180 degrees
     assert distance(90, 90).value(finished(0, 90, 90.0)) is None
-    assert concentration(finished(0, 180, 3.0)) == 0.25 and concentration(finished(0, 90, 3.0)) is None
-    assert [part.below for part in CLAIM.parts] == [15.0] * 5 + [0.5]
+    assert concentration(0, 180).value(finished(0, 180, 3.0)) == 0.25
+    assert concentration(0, 180).value(finished(0, 90, 3.0)) is None
+    assert [(part.above, part.below) for part in CLAIM.parts] == [
+        *[(-math.inf, 15.0), (0.5, math.inf)] * 5,
+        (-math.inf, 0.5),
+    ]
+    # Two poses at opposite sides: the mean lies in the middle, where no digit is.
+    near, shared = [part for part in CLAIM.parts if "135" in part.runs.name]
+    two_poses = finished(0, 135, 1.0)
+    assert near.runs.value(two_poses) < near.below and shared.runs.value(two_poses) < shared.above
 
 
 def test_several_transformers_have_numbers_of_their_own_and_none_has_none(configure):

@@ -187,7 +187,7 @@ def test_the_sweeper_ends_the_program_as_its_runs_ended(monkeypatch, configure, 
     sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": configure().output_dir}}})
     sweeper.launcher = object()
     monkeypatch.setattr(sweeper, "_expand", lambda arguments: [])
-    monkeypatch.setattr("experiments.sweeps.sweep.sweep", lambda *_: [Outcome("a", kind)])
+    monkeypatch.setattr("experiments.sweeps.sweep.sweep", lambda *_, **__: [Outcome("a", kind)])
     if kind in ("done", "skipped"):
         assert sweeper.sweep([])
     else:
