@@ -1,9 +1,10 @@
-"""A convolution with a fast input gradient: behind a spatial transformer, the slowest part of a step on a CPU."""
+"""A convolution with fast gradients, the slowest part of a step on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from stn.eager import is_eager
 __all__ = ["Conv2d", "plain_operations"]
 
 MAX_CHANNELS = 4  # of the input, up to which the band's product is faster than PyTorch's own input gradient
+MAX_OUTPUTS = 4  # of a row, up to which it is so for any number of channels, where `multiplies_tiles`
+PATCHES = 1 << 23  # numbers in the patches of one product, so that they stay in the cache
+TILED = torch.bfloat16  # the dtype of such tiles
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 
@@ -38,14 +42,37 @@ def plain_operations() -> Iterator[None]:
         _plain.reset(token)
 
 
+@cache
+def multiplies_tiles() -> bool:
+    """Whether this CPU multiplies whole tiles of bfloat16 matrices (Intel AMX).
+
+    PyTorch's gradients of a convolution gain far less by it than matrix products do.
+
+    Returns:
+        False where torch cannot tell.
+    """
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))
+
+
+class _Plan(NamedTuple):
+    """How gradients are made: outputs of a row that one band gives, and which gradients are products with bands."""
+
+    tile: int
+    of_image: bool
+    of_weight: bool
+
+
 class Conv2d(nn.Conv2d):
-    """torch.nn.Conv2d with a faster gradient in an input of one to four channels on the CPU.
+    """torch.nn.Conv2d with faster gradients on the CPU, as products with the kernel laid out as a band matrix.
 
     Parameters and arguments are those of torch.nn.Conv2d, and the result is the same up to rounding. Behind a spatial
     transformer the first convolution needs the gradient in its input; for one channel and a 9x9 kernel PyTorch's own
-    takes most of that layer's time on a CPU (`scripts/benchmark.py tricks` measures it). The fast gradient can be
-    differentiated once. In all other cases, within `plain_operations`, and where the module is compiled, exported or
-    transformed, PyTorch's is used.
+    takes most of that layer's time on a CPU. Bands make that gradient for inputs of one to four channels. In bfloat16
+    on a CPU that `multiplies_tiles` they make the gradient in the kernel too, and both for any number of channels where
+    a row has at most four outputs (`scripts/benchmark.py tricks` measures it). The fast gradients can be differentiated
+    once. In all other cases, within `plain_operations`, and where the module is compiled, exported or transformed,
+    PyTorch's are used.
 
     Examples:
         >>> image = torch.rand(2, 1, 28, 28, requires_grad=True)
@@ -56,46 +83,91 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        tile = self._tile(input)
-        if tile is None:
-            return super().forward(input)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return _BandGradient.apply(input.to(dtype), self.weight.to(dtype), bias, tile)
+        plan = self._plan(input, dtype)
+        if plan is None:
+            return super().forward(input)
+        return _BandGradient.apply(input.to(dtype), self.weight, self.bias, plan)
 
-    def _tile(self, image: Tensor) -> int | None:
-        """The number of outputs of a row that one band gives, or None where PyTorch's own gradient is used."""
-        if not is_eager(image):
+    def _plan(self, image: Tensor, dtype: torch.dtype) -> _Plan | None:
+        """How the gradients of a result of this dtype are made; None: by PyTorch alone."""
+        if not is_eager(image) or _plain.get():
             return None
         usual = (self.stride, self.padding, self.dilation, self.groups) == ((1, 1), (0, 0), (1, 1), 1)
-        if not (image.requires_grad and torch.is_grad_enabled() and image.device.type == "cpu"):
-            return None
-        if not usual or self.in_channels > MAX_CHANNELS or image.ndim != 4 or _plain.get():
+        if not usual or not torch.is_grad_enabled() or image.device.type != "cpu" or image.ndim != 4:
             return None
         kernel, outputs = self.kernel_size[1], image.shape[-1] - self.kernel_size[1] + 1
         # A band computes (tile + kernel - 1) / kernel times what is needed, so tiles are small; they divide the row.
         tile = next((t for t in range(4, outputs + 1) if outputs % t == 0), outputs)
-        return tile if 0 < tile <= 4 * kernel else None
+        if not 0 < tile <= 4 * kernel:
+            return None
+        tiles = dtype == TILED and multiplies_tiles()
+        few, narrow = self.in_channels <= MAX_CHANNELS, outputs <= MAX_OUTPUTS
+        of_image = image.requires_grad and (few or (narrow and tiles))
+        of_weight = self.weight.requires_grad and (few or narrow) and tiles
+        return _Plan(tile, of_image, of_weight) if of_image or of_weight else None
 
 
 class _BandGradient(torch.autograd.Function):
-    """F.conv2d whose input gradient is one matrix product with the kernel as a band matrix, and shifted sums."""
+    """F.conv2d in the image's dtype, with gradients that are matrix products with bands, as far as a plan says."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, tile: int) -> Tensor:
-        ctx.save_for_backward(image, weight)
-        ctx.bias_sizes, ctx.tile = None if bias is None else list(bias.shape), tile
-        return F.conv2d(image, weight, bias)
+    def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+        kernel = weight.to(image.dtype)
+        ctx.save_for_backward(image, kernel)
+        ctx.plan, ctx.parameters = plan, weight.dtype
+        return F.conv2d(image, kernel, None if bias is None else bias.to(image.dtype))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         image, weight = ctx.saved_tensors
-        wanted = [False, ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
-        _, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
-            grad, image, weight, ctx.bias_sizes, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted
-        )
-        return _input_gradient(grad, weight, ctx.tile), weight_grad, bias_grad, None
+        plan = ctx.plan
+        of_image, of_weight, of_bias = ctx.needs_input_grad[:3]
+        rest = [
+            of_image and not plan.of_image,
+            of_weight and not plan.of_weight,
+            of_bias and not plan.of_weight,
+        ]
+        image_grad = weight_grad = bias_grad = None
+        if any(rest):
+            image_grad, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
+                grad, image, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, rest
+            )
+        if of_image and plan.of_image:
+            image_grad = _input_gradient(grad, weight, plan.tile)
+        if of_weight and plan.of_weight:
+            weight_grad = _weight_gradient(grad, image, weight.shape[2:], plan.tile)
+        if of_bias and plan.of_weight:
+            bias_grad = _bias_gradient(grad)
+        of_parameters = [one if one is None else one.to(ctx.parameters) for one in (weight_grad, bias_grad)]
+        return image_grad, of_parameters[0], of_parameters[1], None
+
+
+def _bias_gradient(grad: Tensor) -> Tensor:
+    """grad (B, F, Ho, Wo) -> (F,). A product with ones is faster than a sum."""
+    rows = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
+    return (rows.new_ones(1, len(rows)) @ rows)[0]
+
+
+def _weight_gradient(grad: Tensor, image: Tensor, kernel: torch.Size, tile: int) -> Tensor:
+    """grad (B, F, Ho, Wo), Wo a multiple of `tile`; image (B, C, H, W) -> (F, C, kh, kw), float32 at least."""
+    batch, filters, ho, wo = grad.shape
+    channels, (kh, kw), columns = image.shape[1], kernel, tile + kernel[1] - 1
+    pixels = image.permute(0, 2, 3, 1).contiguous()
+    b, y, x, c = pixels.stride()
+    patches = pixels.as_strided((batch, ho, wo // tile, kh, columns, channels), (b, y, tile * x, y, x, c))
+    upstream = grad.permute(0, 2, 3, 1)
+    # The gradient of the band (tile * F, kh * columns * C), in float32: bfloat16 would round every partial sum.
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    total = torch.zeros((), dtype=wide)
+    for part in range(0, batch, step := max(PATCHES // max(patches[0].numel(), 1), 1)):
+        rows = patches[part : part + step].reshape(-1, kh * columns * channels)
+        total = total + (upstream[part : part + step].reshape(-1, tile * filters).T @ rows).to(wide)
+    # Each entry of the kernel stands on a diagonal of the band, `tile` times.
+    band = total.view(tile, filters, kh, columns, channels)
+    o, f, y, x, c = band.stride()
+    return band.as_strided((tile, filters, kh, kw, channels), (o + x, f, y, x, c)).sum(0).permute(0, 3, 1, 2)
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, tile: int) -> Tensor:

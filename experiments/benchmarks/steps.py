@@ -122,15 +122,16 @@ def sized_step(side: int, batch: int, width: int) -> Work:
     return Work(step_of(config(*overrides), network, stream, compute))
 
 
-def first_layer(plain: bool) -> Work:
-    """Forward and backward of the ST-CNN's first convolution on R, its input's gradient included, in bfloat16."""
-    layer = Conv2d(1, 88, 9).to(memory_format=torch.channels_last)
+def convolution(plain: bool, channels: int, side: int, kernel: int) -> Work:
+    """Forward and backward of a convolution of the ST-CNN on R, its input's gradient included, in bfloat16."""
+    layer = Conv2d(channels, 88, kernel).to(memory_format=torch.channels_last)
 
     def forward(image: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16), plain_operations() if plain else nullcontext():
             return layer(image)
 
-    return _backward(forward, torch.rand(BATCH, 1, 28, 28), *layer.parameters())
+    image = torch.rand(BATCH, channels, side, side).to(memory_format=torch.channels_last)
+    return _backward(forward, image, *layer.parameters())
 
 
 def halving(plain: bool) -> Work:

@@ -86,7 +86,7 @@ class CNN(nn.Module):
         self.width = width
         self.conv1 = Conv2d(channels, width, 9, bias=not batch_norm)
         self.norm1 = nn.BatchNorm2d(width) if batch_norm else nn.Identity()
-        self.conv2 = nn.Conv2d(width, width, 7, bias=not batch_norm)
+        self.conv2 = Conv2d(width, width, 7, bias=not batch_norm)
         self.norm2 = nn.BatchNorm2d(width) if batch_norm else nn.Identity()
         self.classifier = nn.Linear(width * math.prod(left), num_classes)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from stn import convolution
 from stn.convolution import Conv2d, _band, plain_operations
 
 # in_channels, filters, kernel, (H, W): a width that tiles divide, a prime one, one that is a single tile, more channels
@@ -30,19 +31,28 @@ def takes_the_band(layer, image):
     return type(layer(image.detach().requires_grad_()).grad_fn).__name__.startswith("_BandGradient")
 
 
-@pytest.mark.parametrize(("channels", "filters", "kernel", "size"), CASES)
-def test_everything_equals_the_plain_convolution(channels, filters, kernel, size):
+@pytest.fixture(params=[False, True], ids=["", "tiles"])
+def tiles(request, monkeypatch):
+    """Whether the CPU multiplies tiles; here in float64, so that it can be compared exactly."""
+    monkeypatch.setattr(convolution, "multiplies_tiles", lambda: request.param)
+    monkeypatch.setattr(convolution, "TILED", torch.float64)
+    return request.param
+
+
+@pytest.mark.parametrize(("channels", "filters", "kernel", "size"), [*CASES, (7, 6, 3, (5, 6))])
+def test_everything_equals_the_plain_convolution(channels, filters, kernel, size, tiles, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(convolution, "PATCHES", 700)  # one to three images a product
     layer = Conv2d(channels, filters, kernel).double()
     image = torch.randn(3, channels, *size, dtype=torch.float64)
-    assert takes_the_band(layer, image)
+    assert takes_the_band(layer, image) == (tiles or channels <= 4)
     twin = nn.Conv2d(channels, filters, kernel).double()
     twin.load_state_dict(layer.state_dict())
     for ours, theirs in zip(gradients(layer, image), gradients(twin, image), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_finite_differences_agree():
+def test_finite_differences_agree(tiles):
     layer = Conv2d(1, 2, 3).double()
     image = torch.randn(2, 1, 7, 11, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda i, *_: layer(i), (image, *layer.parameters()))
