@@ -156,7 +156,9 @@ def test_a_preempted_job_goes_on_where_it_was_and_a_failing_one_stops_no_other(s
     preempt_one()
     status, said = sweep.ends()
     assert status == 1 and "2 done, 2 failed." in said
-    assert len(re.findall(r"failed +mnist_rts/.*seed_\d +A training batch of 100000 needs", said)) == 2
+    told = re.findall(r"failed +mnist_rts/.*seed_\d +A training batch of 100000 needs", said)
+    assert len(told) == 4 and len(set(told)) == 2  # each when it has failed, and in the summary
+    assert len(re.findall(r"done +mnist_rts/.*seed_\d +test_error", said)) == 4
     jobs = sweep.jobs()
     assert len(jobs) == 4 and len({job["ArrayJobId"] for job in jobs}) == 1
     assert sweep.restarts() == [0, 0, 0, 1]
