@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.analysis.claims import write_claims
+from experiments.analysis.claims import claims_sentence, read_benchmarks, write_claims
 from experiments.engine.build import UserError
 from experiments.report import embed, headline, load_results, write_tables
 from experiments.report.costs import costs_page
@@ -34,10 +34,12 @@ def main() -> int:
     try:
         text, paths = write_tables(args.dirs, args.out, tables, include_smoke=smoke)
         results = load_results(args.dirs)
-        if args.page and not embed(args.page, headline(TABLES["table1"], results), "headline"):
-            raise UserError(
-                f"{args.page} has no place for the table: <!-- headline --> ... <!-- /headline -->."
-            )
+        if args.page:
+            said = claims_sentence(CLAIMS, results, read_benchmarks(args.out))
+            if not embed(args.page, f"{headline(TABLES['table1'], results)}\n{said}\n", "headline"):
+                raise UserError(
+                    f"{args.page} has no place for the table: <!-- headline --> ... <!-- /headline -->."
+                )
         if args.costs:
             args.costs.write_text(costs_page(tables, results, *missing(results)), encoding="utf-8")
             paths.append(args.costs)

@@ -44,9 +44,10 @@ A claim **{HOLDS}** if all of its parts hold. It **{FAILS}** if any part does no
   tested on the same images and their predictions are kept. `s0: 31 / 12, p = 0.0054` says that of seed 0, 31
   images are right in the first network only and 12 in the second only. It speaks of these two networks and not
   of their recipe, so no verdict depends on it.
-- Schedules, data sets and machines are never mixed, and two networks are compared only if schedule and optimiser have
-  the same settings. A number of the paper stands only beside its own data set. A network with runs of several
-  configurations is not judged.
+- Schedules and data sets are never mixed, nor are the machines of durations. The seeds of a network may come from
+  several machines and revisions, which [the results](README.md#every-run) list. Two networks are compared only if
+  schedule and optimiser have the same settings. A number of the paper stands only beside its own data set. A network
+  with runs of several configurations is not judged.
 - The intervals are not corrected for the number of parts. "All parts hold" needs no correction. One part of
   many can fail by chance: each does so with a probability of at most {(1 - LEVEL) / 2:.1%} if the claim is true.
 """
@@ -102,6 +103,30 @@ def claims_page(
                 count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}, in results/runs/"
                 parts.append(f'<details markdown="1">\n<summary>{count}</summary>\n\n{listed}\n\n</details>')
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def claims_sentence(claims: Sequence[Claim], results: Iterable[Result], benchmarks: Benchmarks) -> str:
+    """How many claims have which verdict, in the first of each claim's settings.
+
+    Args:
+        claims, results, benchmarks: as of `claims_page`.
+
+    Returns:
+        A sentence.
+    """
+    results = list(results)
+    verdicts = [judge(claim, results, benchmarks)[0].verdict for claim in claims]
+    counts = [
+        f"{verdicts.count(one)} {text}"
+        for one, text in (
+            (HOLDS, "hold" if verdicts.count(HOLDS) != 1 else "holds"),
+            (FAILS, "do not hold" if verdicts.count(FAILS) != 1 else "does not hold"),
+        )
+    ]
+    return (
+        f"Of {len(claims)} claims of the paper, {' and '.join(counts)}, by the runs so far; "
+        f"{verdicts.count(OPEN)} {'is' if verdicts.count(OPEN) == 1 else 'are'} not decided yet."
+    )
 
 
 def write_claims(path: Path, claims: Sequence[Claim], results: Iterable[Result]) -> str:

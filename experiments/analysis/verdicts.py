@@ -127,8 +127,8 @@ def judge(claim: Claim, results: Iterable[Result], benchmarks: Benchmarks) -> li
         benchmarks: the content of results/benchmarks.json.
 
     Returns:
-        One judgement a setting: the data set of the paper first, the paper's schedule first. Schedules, data sets and
-        machines are never mixed. One without a setting where there is nothing to judge by.
+        One judgement a setting: the data set of the paper first, the paper's schedule first. Schedules and data sets
+        are never mixed, nor are the machines of durations. One without a setting where there is nothing to judge by.
     """
     networks = [runs for part in claim.parts for runs in networks_of(part)]
     mine = [

@@ -132,13 +132,11 @@ def _tex(text: str) -> str:
 
 # Column of the page of all runs -> its alignment, and the text of a run.
 _PROVENANCE: dict[str, tuple[str, Callable[[Result], str]]] = {
-    "experiment": ("l", lambda run: run.experiment),
     "dataset": ("l", lambda run: run.dataset),
     "model": ("l", lambda run: run.model),
     "transform": ("l", lambda run: run.transform or MISSING),
     "trainer": ("l", lambda run: run.trainer),
     "seed": ("r", lambda run: str(run.seed)),
-    "test error, %": ("r", lambda run: _headline(run)),
     "width": ("r", lambda run: MISSING if run.width is None else str(run.width)),
     "parameters": ("r", lambda run: f"{run.parameters:,}"),
     "iterations": ("r", lambda run: f"{run.iterations:,}"),
@@ -155,25 +153,40 @@ _PROVENANCE: dict[str, tuple[str, Callable[[Result], str]]] = {
 }
 
 
-def provenance(results: Iterable[Result]) -> str:
-    """A Markdown table with one line a run: what it measured, on what, with which code."""
+def provenance(results: Iterable[Result], tables: Sequence[Table] = ()) -> str:
+    """A Markdown table with one line a run: what it measured, on what, with which code.
+
+    Args:
+        results: finished runs.
+        tables: the first of them that a run belongs to says what its number is, and which cell it is in.
+    """
     align = "".join(letter for letter, _ in _PROVENANCE.values())
-    rows = [[text(run) for _, text in _PROVENANCE.values()] for run in sorted(results, key=sort_key)]
-    return markdown_table(list(_PROVENANCE), rows, align)
+    rows = []
+    for run in sorted(results, key=sort_key):
+        texts = [text(run) for _, text in _PROVENANCE.values()]
+        cell, number = _cell_and_number(run, tables)
+        rows.append([run.experiment, cell, number, *texts])
+    return markdown_table(["experiment", "cell", "result", *_PROVENANCE], rows, f"llr{align}")
+
+
+def _cell_and_number(run: Result, tables: Sequence[Table]) -> tuple[str, str]:
+    """The labels of a run's row and column, and its number with its name: its table's, or its error, or accuracy."""
+    table = next((one for one in tables if one.against_paper(run) is not None), None)
+    cell, own = MISSING, []
+    if table is not None:
+        told, first = table.against_paper(run) or {}, next(iter(table.columns))
+        cell = told["row"] if table.metrics else f"{told['row']}; {told['column']}"
+        own = [(table.metric_of(first), table.decimals)]
+    for metric, decimals in [*own, ("test_error", 2), ("test_accuracy", 2)]:
+        if metric in run.metrics:
+            return cell, f"{metric.removeprefix('test_')} {run.metrics[metric]:.{decimals}f}"
+    return cell, MISSING
 
 
 def _clock(seconds: float) -> str:
     """Such as 1:02:03, hours first."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def _headline(run: Result) -> str:
-    """The error of a run, or its accuracy where the task measures that alone."""
-    error, accuracy = run.metrics.get("test_error"), run.metrics.get("test_accuracy")
-    if error is not None:
-        return f"{error:.2f}"
-    return MISSING if accuracy is None else f"accuracy {accuracy:.2f}"
 
 
 def document(tables: Sequence[Table], results: Iterable[Result], *, include_smoke: bool = False) -> str:
@@ -193,11 +206,11 @@ def document(tables: Sequence[Table], results: Iterable[Result], *, include_smok
         parts.append(f"In no table above: the runs of {', '.join(stray)}.\n")
     parts += [
         "## Every run\n",
-        "Wall time is h:mm:ss; the test set is the start of the sha256 of its pixels, the configuration that "
-        "of the config without the seed. Runs from a tree with uncommitted changes say dirty. Every metric of every "
-        "run: [CSV](tables/results.csv).\n",
+        "Result: error and accuracy in percent; localised: digits found, in percent. Wall time is h:mm:ss. The test "
+        "set is the start of the sha256 of its pixels, the configuration that of the config without the seed. Runs "
+        "of a tree with uncommitted changes say dirty. Every metric of every run: [CSV](tables/results.csv).\n",
         f"<details>\n<summary>{len(shown)} run{'s' if len(shown) != 1 else ''}</summary>\n",
-        provenance(shown),
+        provenance(shown, tables),
         "</details>\n",
     ]
     return "\n".join(parts)

@@ -59,7 +59,8 @@ class Table:
         metric_label: what the metric is, with its unit.
         lower_is_better: whether the best mean of a column is the lowest; None: there is no best.
         dataset: the data set of the paper's numbers; they are shown beside no other.
-        decimals, paper_decimals: printed digits of our numbers and of the paper's.
+        decimals, paper_decimals: printed digits of our numbers and of the paper's; angles have whole degrees.
+        caveats: what else a reader must know about the numbers, a sentence each.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Table:
     dataset: str = "mnist"
     decimals: int = 2
     paper_decimals: int = 1
+    caveats: tuple[str, ...] = ()
 
     def metric_of(self, column: str) -> str:
         """The metric that stands in a column."""
@@ -241,9 +243,10 @@ class Sheet:
 
     def ours(self, cell: Cell, plus_minus: str) -> str:
         """Mean and deviation, such as `0.68 ± 0.03`; the mean alone for one run."""
-        digits = self.table.decimals
+        digits = 0 if self.table.metric_of(cell.column) in self.table.angles else self.table.decimals
         deviation = "" if cell.std is None else f" {plus_minus} {cell.std:.{digits}f}"
-        return f"{cell.mean:.{digits}f}{deviation}"
+        mean = f"{round(cell.mean, digits) + 0.0:.{digits}f}"  # + 0.0: no negative zero
+        return f"{mean}{deviation}"
 
     def difference(self, cell: Cell, paper: float) -> str:
         """Ours minus the paper's, of the numbers as printed, with a plus or a minus sign (U+2212)."""
@@ -264,6 +267,7 @@ class Sheet:
                 f"The dataset {self.dataset} is not the paper's ({table.dataset}): these numbers cannot be "
                 "compared with the paper's, and none of the paper's are shown."
             )
+        notes += table.caveats
         if any(cell.n < MIN_SEEDS for cell in self.cells.values()):
             notes.append(f"† fewer than {MIN_SEEDS} seeds.")
         for column, prints in self.test_sets.items():

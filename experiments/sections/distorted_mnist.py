@@ -88,6 +88,10 @@ TABLE1 = Table(
     source="Jaderberg et al. 2015, Table 1",
     place=of_paper,
     priority=PRIORITY,
+    caveats=(
+        "P and E: the paper leaves open what its pixels are pixels of, and where its grid lies. Of the readings, those "
+        "are taken whose FCN and CNN come closest to the paper's, on held-out training digits (docs/decisions.md).",
+    ),
 )
 
 TC = Table(

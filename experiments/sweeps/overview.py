@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from experiments.engine.durations import duration
 from experiments.engine.files import ROOT
@@ -75,12 +76,17 @@ def missing(
     device = max(sorted(devices), key=lambda name: devices[name], default="")
     estimate = Estimator(finished, device, list(TABLES.values()))
     found: dict[tuple[str, str], list[float | None]] = {}
+    estimated: dict[Path, float | None] = {}  # a run in two tables has one duration
     for name, table in TABLES.items():
         for trainer in dict.fromkeys(table.trainers.get(one, one) for one in ("paper", "fast")):
             jobs = plan(name, trainer=trainer, seeds=seeds, results=ROOT / "results")
-            each = [estimate(job, whole=True) for job in jobs if config_hash(job.identity) not in known]
+            lacking = [job for job in jobs if config_hash(job.identity) not in known]
+            for job in lacking:
+                if job.folder not in estimated:
+                    one = estimate(job, whole=True)
+                    estimated[job.folder] = one.seconds if one else None
             schedule = str(jobs[0].cfg.trainer.name)
-            found[table.title, schedule] = [one.seconds if one else None for one in each]
+            found[table.title, schedule] = [estimated[job.folder] for job in lacking]
     return found, device
 
 

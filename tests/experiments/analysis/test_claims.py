@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.analysis.claims import claims_page, label, read_benchmarks, write_claims
+from experiments.analysis.claims import claims_page, claims_sentence, label, read_benchmarks, write_claims
 from experiments.analysis.significance import keep_right
 from experiments.analysis.verdicts import FAILS, HOLDS, OPEN, judge
 from experiments.engine.build import UserError
@@ -205,6 +205,11 @@ def test_a_claim_holds_if_all_parts_do_and_does_not_if_any_does_not():
     assert verdict([1, 1, 1], [2, 2, 2]) == (HOLDS, "")
     assert verdict([2, 2, 2], [1, 1, 1]) == (FAILS, "")
     assert verdict([1], [2]) == (OPEN, "1 seed of both, 3 needed")
+    claims = [claim, Claim(2, "It is so too.", "nowhere"), Claim(3, "And it is.", "nowhere", (BETTER,))]
+    bad = [run for row, e in ((ST, [2, 2, 2]), (CNN, [1, 1, 1])) for run in runs(row, e, experiment="exp_b")]
+    assert claims_sentence(claims, good + bad, {}) == (
+        "Of 3 claims of the paper, 1 holds and 1 does not hold, by the runs so far; 1 is not decided yet."
+    )
     (one,) = judge(Claim(1, "It is so.", "nowhere"), good, {})
     assert (one.verdict, one.reason, one.findings) == (OPEN, "no run yet", ())
 

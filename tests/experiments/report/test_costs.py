@@ -81,6 +81,16 @@ def test_what_is_missing_and_how_long_it_takes(monkeypatch):
     assert sorted(s for s in found[title, "paper"] if s) == [pytest.approx(paper)] * 2
 
 
+def test_a_run_in_two_tables_has_one_estimate(monkeypatch):
+    two = {name: TABLES[name] for name in ("upright", "upright_classes")}
+    for module in (plan, overview):
+        monkeypatch.setattr(module, "TABLES", two)
+    done = identity(configuration(["experiment=upright", "model=st_cnn", "trainer=fast", "seed=0"]))
+    found, _ = overview.missing([finished("upright", 800, config=done, device="cpu: A")], seeds=[0])
+    first, second = (found[table.title, "fast"] for table in two.values())
+    assert first == second and len(first) == 5
+
+
 def test_the_published_page_is_in_step_with_the_results(monkeypatch):
     results = load_results([ROOT / "results"])
     published = (ROOT / "results" / "cost.md").read_text().splitlines()

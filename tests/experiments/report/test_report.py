@@ -435,17 +435,18 @@ def test_latex_parses_back_to_the_numbers(runs, tmp_path):
 
 def test_provenance_has_a_line_a_run_with_what_a_sceptic_needs(runs):
     folder = five(runs)
-    lines = provenance(load_results([folder])).splitlines()
+    lines = provenance(load_results([folder]), [TABLE]).splitlines()
     assert len(lines) == 2 + 5 and len({line.replace(r"\|", "").count("|") for line in lines}) == 1
     line = next(line for line in lines if "(dirty)" in line)
     wanted = [
         "exp_a",
+        "ST-CNN affine; A",
+        "error 0.80",
         "mnist",
         "st_cnn",
         "affine",
         "fast",
         "3",
-        "0.80",
         "32",
         "400,123",
         "12,000",
