@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NOT_OURS = {"build", "data", "dist", "outputs", "wandb"}  # and whatever starts with a dot
 CODE = ("stn/", "experiments/", "hydra_plugins/", "scripts/", "train.py")  # all but the tests
-# Floors of experiments/: each imports itself and those before it.
-FLOORS = ("engine", "report", "sections", "sweeps", "analysis", "benchmarks")
+# Layers of experiments/: each imports itself and those before it.
+LAYERS = ("engine", "report", "sections", "sweeps", "analysis", "benchmarks")
 SHARED_BY_SECTIONS = {"figures"}  # modules of sections/ that are no section
 GRID_SAMPLE = (
     "stn/sampler.py",
@@ -104,13 +104,13 @@ def stn_in_layers(path: str, tree: ast.AST, names: list[str]) -> Iterator[str]:
             yield from (f"imports {name}" for name in ours if not within(name, package, *allowed))
 
 
-def experiments_in_floors(path: str, tree: ast.AST, names: list[str]) -> Iterator[str]:
+def experiments_in_layers(path: str, tree: ast.AST, names: list[str]) -> Iterator[str]:
     here = [*module_name(path).split("."), ""]
-    if here[0] == "experiments" and here[1] not in FLOORS and path != "experiments/__init__.py":
-        yield f"is on no floor: {', '.join(FLOORS)}"
-    if here[0] == "hydra_plugins" or here[1] not in FLOORS:
+    if here[0] == "experiments" and here[1] not in LAYERS and path != "experiments/__init__.py":
+        yield f"is in no layer: {', '.join(LAYERS)}"
+    if here[0] == "hydra_plugins" or here[1] not in LAYERS:
         return
-    allowed = {f"experiments.{floor}" for floor in FLOORS[: FLOORS.index(here[1]) + 1]} | {"stn"}
+    allowed = {f"experiments.{layer}" for layer in LAYERS[: LAYERS.index(here[1]) + 1]} | {"stn"}
     for name in names:
         if within(name, "experiments", "scripts", "hydra_plugins", "train") and not within(name, *allowed):
             yield f"imports {name}"
@@ -171,7 +171,7 @@ RULES = [
     grid_sample_in_one_file,
     stn_stands_alone,
     stn_in_layers,
-    experiments_in_floors,
+    experiments_in_layers,
     sections_stand_apart,
     torch_load_reads_weights_only,
 ]
@@ -223,15 +223,15 @@ BREAKS = [
     (stn_in_layers, "stn/models/a.py", "from ..datasets import mnist"),
     (stn_in_layers, "stn/datasets/a.py", "from stn import models"),
     (stn_in_layers, "stn/datasets/a.py", "from stn.transformer import SpatialTransformer"),
-    (experiments_in_floors, "experiments/engine/run.py", "from experiments.sections import birds"),
-    (experiments_in_floors, "experiments/engine/run.py", "from experiments import report"),
-    (experiments_in_floors, "experiments/engine/run.py", "from ..report import tables"),
-    (experiments_in_floors, "experiments/report/tables.py", "from experiments.sections import TABLES"),
-    (experiments_in_floors, "experiments/sections/birds.py", "from experiments.sweeps import pool"),
-    (experiments_in_floors, "experiments/sweeps/pool.py", "import experiments.analysis.compare"),
-    (experiments_in_floors, "experiments/analysis/compare.py", "from experiments import benchmarks"),
-    (experiments_in_floors, "experiments/benchmarks/page.py", "from scripts import benchmark"),
-    (experiments_in_floors, "experiments/compare.py", "import torch"),
+    (experiments_in_layers, "experiments/engine/run.py", "from experiments.sections import birds"),
+    (experiments_in_layers, "experiments/engine/run.py", "from experiments import report"),
+    (experiments_in_layers, "experiments/engine/run.py", "from ..report import tables"),
+    (experiments_in_layers, "experiments/report/tables.py", "from experiments.sections import TABLES"),
+    (experiments_in_layers, "experiments/sections/birds.py", "from experiments.sweeps import pool"),
+    (experiments_in_layers, "experiments/sweeps/pool.py", "import experiments.analysis.compare"),
+    (experiments_in_layers, "experiments/analysis/compare.py", "from experiments import benchmarks"),
+    (experiments_in_layers, "experiments/benchmarks/page.py", "from scripts import benchmark"),
+    (experiments_in_layers, "experiments/compare.py", "import torch"),
     (
         sections_stand_apart,
         "experiments/sections/birds.py",
@@ -267,14 +267,14 @@ KEEPS = [
     (stn_in_layers, "stn/transformer.py", "from stn.localisation import Head\nfrom stn import sampler"),
     (stn_in_layers, "stn/models/a.py", "from stn.models.b import c\nfrom . import b\nimport torch"),
     (stn_in_layers, "stn/datasets/a.py", "from stn.transforms import Affine"),
-    (experiments_in_floors, "experiments/engine/run.py", "from experiments.engine import loop\nimport stn"),
+    (experiments_in_layers, "experiments/engine/run.py", "from experiments.engine import loop\nimport stn"),
     (
-        experiments_in_floors,
+        experiments_in_layers,
         "experiments/analysis/landscape.py",
         "from experiments.sections.birds import HEAD",
     ),
-    (experiments_in_floors, "experiments/__init__.py", ""),
-    (experiments_in_floors, "scripts/a.py", "from experiments import benchmarks"),
+    (experiments_in_layers, "experiments/__init__.py", ""),
+    (experiments_in_layers, "scripts/a.py", "from experiments import benchmarks"),
     (sections_stand_apart, "experiments/sections/birds.py", "from experiments.sections import figures"),
     (
         sections_stand_apart,

@@ -174,7 +174,7 @@ def size(rounds: int) -> list[Row]:
 
 
 def gpu(rounds: int) -> list[Row]:
-    """Gpu: a training step of 256 images, everything on the device.
+    """GPU: a training step of 256 images, everything on the device.
 
     Eager: `trainer.precision=plain`, float32. Graph: `trainer.precision=bf16`, data and optimiser in one CUDA graph.
     Runs per hour: of the paper's schedule, steps multiplied out, for so many processes on the GPU at once.

@@ -57,7 +57,7 @@ CLAIM = Claim(
     "A 3-D transformer learns from labels alone to find and turn a digit in a volume, so that it is classified.",
     "appendix A.3",
     tuple(gain_in(SOLIDS, ("st_cnn_3d", "affine3d"), ("cnn_3d", None), column) for column in SOLIDS.columns),
-    f"The paper gives no number. Judged is whether the network is better with the transformer than without; {CANVAS} "
+    f"The paper gives no number. We judge whether the network is better with the transformer than without; {CANVAS} "
     "voxels is the paper's size.",
 )
 

@@ -1,6 +1,7 @@
 """Every file in configs/ composes, builds and trains; every experiment file's header is a true lab note."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -218,7 +219,9 @@ def test_header_says_what_to_run_and_the_papers_numbers(experiment):
     assert "paper section" in lines[1]
     header = dict(re.findall(r"^# (\w+): +(.*)$", text, re.M))
     assert set(header) == {"run", "takes", "paper"}
-    assert header["run"].startswith(f"python train.py experiment={experiment}")
+    words = shlex.split(header["run"], comments=True)  # a line that a shell takes as it stands
+    assert words[:3] == ["python", "train.py", f"experiment={experiment}"]
+    assert all(re.fullmatch(r"[\w.]+=\w+", word) for word in words[3:])
     numbers = [
         float(n) for n in re.findall(r"(\d+\.\d+) % error|(\d+\.\d+) % with", header["paper"]) for n in n if n
     ]
