@@ -225,6 +225,7 @@ def _subject(config: Mapping[str, Any], run: Path) -> Subject:
         "dataset": config["dataset"]["name"],
         "model": config["model"]["name"],
         "transform": transform_name(config),
+        "config": config,
     }
     each = (section.words for section in SECTIONS.values())
     words = next((one for one in each if experiment in one.data or experiment in one.networks), Words())

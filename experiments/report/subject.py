@@ -1,6 +1,6 @@
 """What the titles of pictures call a run: its network, its data and its test error, in plain words."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,18 +57,23 @@ class Subject:
         """A sentence and, after it, the score."""
         return f"{sentence}: {self.score}" if self.score else sentence
 
+    def note(self, text: str) -> str:
+        """A text and, after it, how the network was trained."""
+        return f"{text} Training: {self.training}." if self.training else text
+
 
 @dataclass(frozen=True)
 class Words:
     """What a section calls its runs.
 
     Attributes:
-        data: experiment, or name of the data set, -> its images, such as "rotated digits (R)".
+        data: experiment, or name of the data set, -> its images, such as "rotated digits (R)"; or a function that
+            says it of a run, given as to `subject`.
         networks: experiment -> its network; of others, `network_name`.
         score: the number that titles tell.
     """
 
-    data: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = field(default_factory=dict)
     networks: Mapping[str, str] = field(default_factory=dict)
     score: Score = Score()
 
@@ -76,11 +81,12 @@ class Words:
         """Of a run.
 
         Args:
-            run: `experiment`, `dataset`, `model`, `transform`; of a finished one also `metrics`, `iterations`,
-                `trainer` and `seed`, as `Result.to_dict`.
+            run: `experiment`, `dataset`, `model`, `transform`, `config`; of a finished one also `metrics`,
+                `iterations`, `trainer` and `seed`, as `Result.to_dict`.
         """
         experiment, dataset = run["experiment"], run["dataset"]
-        data = self.data.get(experiment) or self.data.get(dataset) or dataset
+        known = self.data.get(experiment) or self.data.get(dataset) or dataset
+        data = known if isinstance(known, str) else known(run)
         network = self.networks.get(experiment) or network_name(run["model"], run["transform"])
         if "metrics" not in run:
             return Subject(network, data)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor, nn
 
 from stn import Transform
@@ -14,7 +15,9 @@ from stn import Transform
 # colour-blind readers too (tests/experiments/report/test_pictures.py measures it).
 COLOURS = ("#e67300", "#00cccc", "#a98cff", "#ffc68c")
 WRONG = "\N{BALLOT X}"  # before a predicted class that is wrong
-THICK = 2.4  # points, of a window's upper edge
+MARGIN = 0.25  # around inputs with windows, which may be larger than the image; a share of its side
+THIN, THICK = 1.4, 2.8  # points, of a window's edges and of its upper one
+EDGE = 0.5  # points, of black around a window's lines: light ones would not be seen on a light margin
 NAME = 20  # characters of an image's name
 LINES = 25  # points along a drawn line: straight lines of the output are curves in the input of a spline
 
@@ -57,9 +60,10 @@ def lattice(transform: Transform) -> Tensor:
 def draw_outline(axes: Axes, transform: Transform, theta: Tensor, side: Sequence[int], colour: str) -> None:
     """Draws `outline` on an image; the output's upper edge is thicker and shows which way is up."""
     for i, line in enumerate(outline(transform, theta, side)):
-        axes.plot(
-            line[:, 0], line[:, 1], color=colour, linewidth=THICK if i == 0 else 1.0, solid_capstyle="round"
-        )
+        width = THICK if i == 0 else THIN
+        edge = [Stroke(linewidth=width + 2 * EDGE, foreground="black"), Normal()]
+        look = {"color": colour, "linewidth": width, "solid_capstyle": "round", "path_effects": edge}
+        axes.plot(line[:, 0], line[:, 1], **look)
 
 
 def window_handles(transforms: Sequence[Transform], *, framed: bool = False) -> list[Line2D]:
@@ -73,13 +77,13 @@ def window_handles(transforms: Sequence[Transform], *, framed: bool = False) -> 
         return []
     lattice = hasattr(transforms[0], "shape")
     what = "grid of the window" if lattice else "window"
-    shown = "; its output has a frame of the same colour" if framed else ""
-    names = [""] if len(transforms) == 1 else [f" {k + 1}" for k in range(len(transforms))]
+    shown = ", frame of its output" if framed else ""
+    several = len(transforms) > 1
+    names = [f"transformer {k + 1}" if several else "the transformer" for k in range(len(transforms))]
     handles = [
-        Line2D([], [], color=COLOURS[k % len(COLOURS)], label=f"{what} of transformer{name}{shown}" if name
-               else f"{what}: what the transformer looks at{shown}")
+        Line2D([], [], color=COLOURS[k % len(COLOURS)], label=f"{what} of {name}{shown}")
         for k, name in enumerate(names)
-    ]  # fmt: skip
+    ]
     colour = COLOURS[0] if len(transforms) == 1 else "0.5"
     return [
         *handles,
@@ -109,9 +113,10 @@ def predictions_note(known: bool) -> str:
 
 
 def show_names(row: Iterable[Axes], names: Sequence[str], *, size: float = 7) -> None:
-    """Writes the name of each image above it, the end of a long one."""
+    """Writes the name of each image above it, the end of a long one, below a header that is there."""
     for axes, name in zip(row, names, strict=False):
-        axes.set_title(name if len(name) <= NAME else f"...{name[3 - NAME :]}", fontsize=size)
+        short = name if len(name) <= NAME else f"...{name[3 - NAME :]}"
+        axes.set_title("\n".join(filter(None, (axes.get_title(), short))), fontsize=size)
 
 
 def apply(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], list[Transform]]:
