@@ -12,6 +12,8 @@ from typing import Any
 from experiments.engine.build import UserError
 from experiments.report import Result, load_results
 from experiments.report.results import trainer_order
+from experiments.report.subject import Subject
+from experiments.sections import words_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class Variant:
         path = self.results[0].path
         run = path.parent.parent.name if path.name == "result.json" else path.stem.rsplit("-seed_", 1)[0]
         return f"{self.results[0].experiment}/{run}"
+
+    @property
+    def subject(self) -> Subject:
+        """The first of its runs in words."""
+        result = self.results[0]
+        return words_of(result.experiment).subject(result.to_dict())
 
     @property
     def by_seed(self) -> dict[int, Result]:

@@ -67,15 +67,17 @@ class Words:
     """What a section calls its runs.
 
     Attributes:
-        data: experiment, or name of the data set, -> its images, such as "rotated digits (R)"; or a function that
-            says it of a run, given as to `subject`.
+        data: experiment, or name of the data set, -> its images, such as "rotated digits (R)".
         networks: experiment -> its network; of others, `network_name`.
         score: the number that titles tell.
+        variant: what tells the images of a run, given as to `subject`, from others of the experiment, in brackets after
+            `data`; None: nothing.
     """
 
-    data: Mapping[str, str | Callable[[Mapping[str, Any]], str]] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
     networks: Mapping[str, str] = field(default_factory=dict)
     score: Score = Score()
+    variant: Callable[[Mapping[str, Any]], str] | None = None
 
     def subject(self, run: Mapping[str, Any]) -> Subject:
         """Of a run.
@@ -85,8 +87,9 @@ class Words:
                 `iterations`, `trainer` and `seed`, as `Result.to_dict`.
         """
         experiment, dataset = run["experiment"], run["dataset"]
-        known = self.data.get(experiment) or self.data.get(dataset) or dataset
-        data = known if isinstance(known, str) else known(run)
+        data = self.data.get(experiment) or self.data.get(dataset) or dataset
+        if self.variant is not None:
+            data = f"{data} ({self.variant(run)})"
         network = self.networks.get(experiment) or network_name(run["model"], run["transform"])
         if "metrics" not in run:
             return Subject(network, data)

@@ -251,15 +251,15 @@ CLAIM = Claim(
 )
 
 
-def _digits(run: Mapping[str, Any]) -> str:
-    """Such as "digits rotated by 0° to 180°"."""
+def _range(run: Mapping[str, Any]) -> str:
+    """Such as "0° to 180°"."""
     distort = run["config"]["dataset"]["distort"]
     middle, width = distort.get("middle", 0), distort["max_angle"]
     ends = (
         f"{end:g}\N{DEGREE SIGN}".replace("-", "\N{MINUS SIGN}") for end in (middle - width, middle + width)
     )
-    return f"digits rotated by {' to '.join(ends)}"
+    return " to ".join(ends)
 
 
-WORDS = Words({"upright": _digits})
+WORDS = Words({"upright": "rotated digits"}, variant=_range)
 SECTION = Section(name="upright", tables=(UPRIGHT, CLASSES), draw=draw, claims=(CLAIM,), words=WORDS)

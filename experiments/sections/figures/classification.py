@@ -28,7 +28,7 @@ from experiments.sections.figures.whole_sets import class_means, collect, pose_h
 
 ACROSS = 10  # at most so many examples side by side
 BATCH = 500  # test images that are computed at once
-NUMBERS = "no one two three four five six seven eight nine".split()
+NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 @torch.inference_mode()

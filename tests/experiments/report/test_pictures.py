@@ -121,8 +121,8 @@ def test_a_run_is_told_in_plain_words():
     assert told.training == "8,000 steps, schedule fast, seed 3"
     assert told.note("All digits.") == "All digits. Training: 8,000 steps, schedule fast, seed 3."
     assert words.subject(run).note("All digits.") == "All digits."
-    counted = Words({"mine": lambda run: f"digits in {run['config']['colours']} colours"})
-    assert counted.subject({**run, "config": {"colours": 3}}).data == "digits in 3 colours"
+    several = Words({"mine": "turned digits"}, variant=lambda run: f"up to {run['config']['most']}")
+    assert several.subject({**run, "config": {"most": 30}}).data == "turned digits (up to 30)"
     other = Words(score=Score("found", "found {:.0f} times")).subject(
         {**finished, "model": "my_net", "transform": None}
     )
