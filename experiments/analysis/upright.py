@@ -49,11 +49,11 @@ def concentrations(degrees: np.ndarray) -> tuple[float, float]:
 
 
 def picture(compared: Sequence[Variant], path: Path) -> Path:
-    """Draws a column a range: a polar histogram of the residual angles, a line a seed, and the class means of each seed.
+    """Draws a column a range: a polar histogram of the residual angles, a line a seed; the class means of each seed.
 
-    In it, up is upright and clockwise is clockwise; the radius is the square root of the share of the test digits, so
-    that areas compare. The grey sector is the range of the training angles, the dashed line its middle. Of several
-    transformers the first is drawn.
+    In the histogram, up is upright and clockwise is clockwise; the radius is the square root of the share of the test
+    digits, so that areas compare. The grey sector is the range of the training angles, the dashed line its middle.
+    Of several transformers the first is drawn.
 
     Args:
         compared: the configurations; those in no row of the table `upright` are left out.

@@ -70,6 +70,28 @@ def variants(paths: Iterable[str | Path]) -> list[Variant]:
     return [Variant(letter, v.results) for letter, v in zip(_letters(), in_order, strict=False)]
 
 
+def names(compared: Sequence[Variant], *, data: bool = True) -> list[str]:
+    """Configurations in words, such as "ST-CNN (affine) on rotated digits (R)".
+
+    Args:
+        compared: the configurations.
+        data: whether the data are named.
+
+    Returns:
+        One a configuration; where several have the same words, the parts of their runs' names that differ follow.
+    """
+    subjects = [variant.subject for variant in compared]
+    words = [f"{one.network} on {one.data}" if data else one.network for one in subjects]
+    parts = [variant.name.replace("/", ",").split(",") for variant in compared]
+    told = []
+    for one, each in zip(words, parts, strict=True):
+        alike = [other for other, word in zip(parts, words, strict=True) if word == one]
+        common = set.intersection(*map(set, alike))
+        own = [part for part in each if part not in common]
+        told.append(", ".join([one, *own]) if len(alike) > 1 else one)
+    return told
+
+
 def _order(result: Result) -> tuple[Any, ...]:
     model = (result.model, result.transform or "")
     return (result.dataset, result.experiment, *model, *trainer_order(result.trainer))

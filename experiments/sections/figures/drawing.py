@@ -1,6 +1,7 @@
 """What all pictures are drawn with: images, the outlines of windows, predictions."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,12 @@ def draw_outline(axes: Axes, transform: Transform, theta: Tensor, side: Sequence
     for i, line in enumerate(outline(transform, theta, side)):
         width = THICK if i == 0 else THIN
         edge = [Stroke(linewidth=width + 2 * EDGE, foreground="black"), Normal()]
-        look = {"color": colour, "linewidth": width, "solid_capstyle": "round", "path_effects": edge}
+        look: dict[str, Any] = {
+            "color": colour,
+            "linewidth": width,
+            "solid_capstyle": "round",
+            "path_effects": edge,
+        }
         axes.plot(line[:, 0], line[:, 1], **look)
 
 
