@@ -15,7 +15,7 @@ from stn import Transform
 # Orange, turquoise, violet, apricot: one a parallel transformer, in turn. On dark images, and apart from each other for
 # colour-blind readers too (tests/experiments/report/test_pictures.py measures it).
 COLOURS = ("#e67300", "#00cccc", "#a98cff", "#ffc68c")
-WRONG = "\N{BALLOT X}"  # before a predicted class that is wrong
+WRONG, RED = "\N{BALLOT X}", "#a4161a"  # before a predicted class that is wrong, and its colour
 MARGIN = 0.25  # around inputs with windows, which may be larger than the image; a share of its side
 THIN, THICK = 1.4, 2.8  # points, of a window's edges and of its upper one
 EDGE = 0.5  # points, of black around a window's lines: light ones would not be seen on a light margin
@@ -109,7 +109,7 @@ def show_prediction(
     """Writes a predicted class below an image; a wrong one in red, after `WRONG`, and with the true class."""
     right = true is None or predicted == true
     text = predicted if right else f"{WRONG} {predicted}{separator}(is {true})"
-    axes.set_xlabel(text, color="black" if right else "#a4161a", fontsize=size)
+    axes.set_xlabel(text, color="black" if right else RED, fontsize=size)
 
 
 def predictions_note(known: bool) -> str:
