@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from experiments.analysis.invariance import markdown, measure, picture
-from experiments.analysis.variants import variants
+from experiments.analysis.variants import names, variants
 from experiments.engine.build import UserError
 
 
@@ -24,7 +24,9 @@ def main() -> int:
     args = parser.parse_args()
     try:
         where = {"data_dir": args.data_dir}
-        measured = [measure(variant, where, args.images) for variant in variants(args.paths)]
+        found = variants(args.paths)
+        told = zip(found, names(found), strict=True)
+        measured = [measure(variant, where, args.images, name) for variant, name in told]
     except (UserError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -19,10 +19,14 @@ from experiments.report.tables import against_paper
 from experiments.sections import TABLES
 
 FRAMES = 48  # at most so many snapshots are shown
-SIDE, GAP, TITLE = 84, 6, 30  # pixels: of an image, between images, above them
+SIDE, GAP = 84, 6  # pixels: of an image, between images
+TITLE, LEFT, LEGEND = (
+    30,
+    56,
+    24,
+)  # pixels: above the images, left of them for the names of rows, below the classes
 FINE = 2  # lines and letters are drawn so many times as large
 SHADES = 64  # colours of the palette
-WRONG = "#c1121f"  # a predicted class that is not the true one
 SHOWN, LAST = 120, 3000  # milliseconds of a frame, and of the last one
 MARK = "animation"  # of the place in a page
 
@@ -86,16 +90,32 @@ def _thinned(steps: Sequence[int]) -> list[int]:
 @torch.inference_mode()
 def _frame(model: nn.Module, images: Tensor, labels: Tensor, title: str) -> Image.Image:
     """One picture of the animation: inputs with windows, outputs below, predicted classes. PIL draws it in no time."""
-    from experiments.sections.figures.drawing import COLOURS, apply, outline  # matplotlib: slow to import
+    from experiments.sections.figures.drawing import (  # matplotlib: slow to import
+        COLOURS,
+        RED,
+        WRONG,
+        apply,
+        outline,
+        transformer_names,
+    )
 
     predicted, aux, transforms = apply(model, images)
     rows, step = 1 + len(transforms), FINE * (SIDE + GAP)
-    size = (len(images) * step + FINE * GAP, rows * step + FINE * (TITLE + 26))
+    size = (len(images) * step + FINE * (LEFT + GAP), rows * step + FINE * (TITLE + 26 + LEGEND))
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
-    draw.text((FINE * GAP, FINE * GAP), title, "black", ImageFont.load_default(FINE * 15))
+    draw.text((FINE * GAP, FINE * GAP), title, "black", _font(14))
+    for row, name in enumerate(["input", *transformer_names(len(transforms))]):
+        draw.text((FINE * LEFT, FINE * (TITLE + SIDE / 2) + row * step), name, "black", _font(12), "rm")
+    x, y = float(FINE * GAP), size[1] - FINE * LEGEND / 2
+    for k in range(len(transforms)):
+        draw.line([(x, y), (x + FINE * 20, y)], COLOURS[k % len(COLOURS)], 8)
+        whose = f"window of transformer {k + 1}, " if len(transforms) > 1 else "window of the transformer, "
+        draw.text((x + FINE * 25, y), f"{whose}thick at its top", "black", _font(12), "lm")
+        x += FINE * 40 + draw.textlength(f"{whose}thick at its top", _font(12))
+    draw.text((x, y), f"{WRONG} misclassified", RED, _font(12), "lm")
     for i, image in enumerate(images):
-        left, top = FINE * GAP + i * step, FINE * TITLE
+        left, top = FINE * (LEFT + GAP) + i * step, FINE * TITLE
         window = _enlarged(image)
         pen = ImageDraw.Draw(window)
         for k, transform in enumerate(transforms):
@@ -107,12 +127,19 @@ def _frame(model: nn.Module, images: Tensor, labels: Tensor, title: str) -> Imag
             picture.paste(_enlarged(aux["warped"][i, k]), (left, top + (1 + k) * step))
         picture.paste(window, (left, top))
         answer, true = int(predicted[i]), int(labels[i])
-        text, colour = (str(answer), "black") if answer == true else (f"{answer} (is {true})", WRONG)
+        text, colour = (str(answer), "black") if answer == true else (f"{WRONG} {answer} (is {true})", RED)
         place = (left + FINE * SIDE / 2, top + rows * step)
-        draw.text(place, text, colour, ImageFont.load_default(FINE * 16), "ma")
+        draw.text(place, text, colour, _font(14), "ma")
     small = picture.resize((size[0] // FINE, size[1] // FINE), Image.Resampling.LANCZOS)
     # The usual method would leave out the rare colour of wrong classes.
     return small.quantize(SHADES, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """That of the other figures, of a size in pixels of the animation; Pillow's own has no cross."""
+    from matplotlib import get_data_path  # slow to import
+
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", FINE * size)
 
 
 def _enlarged(image: Tensor) -> Image.Image:

@@ -31,7 +31,11 @@ LABELS = {
     "scale": "size of the digit, times the original",
     "shift": "shift to the right, pixels",
 }
-INK: dict[str, Any] = {"color": "0.5", "linestyle": ":", "linewidth": 1.3}  # of a drawn line
+INK: tuple[dict[str, Any], ...] = (  # looks of drawn lines, one a canvas
+    {"color": "0.45", "linestyle": ":", "linewidth": 1.3},
+    {"color": "0.65", "linestyle": (0, (5, 2)), "linewidth": 1.1},
+)
+BELOW = 4.5  # percent, between the bars below the axis
 CHUNK = 500  # digits that are distorted at once
 
 
@@ -131,16 +135,19 @@ def curves(
     return found
 
 
-def measure(variant: Variant, circumstances: Mapping[str, Any], images: int | None = None) -> dict[str, Any]:
+def measure(
+    variant: Variant, circumstances: Mapping[str, Any], images: int | None = None, name: str | None = None
+) -> dict[str, Any]:
     """The curves of one configuration, over its seeds.
 
     Args:
         variant: its finished runs, in run directories.
         circumstances: where data are: `data_dir`.
         images: the number of test digits, the first ones; None: all.
+        name: of the configuration; None: that of its runs.
 
     Returns:
-        As `summary`.
+        As `summary`, and the name of the runs, `run`.
 
     Raises:
         UserError: for a run without weights, other data than R or RTS, and fewer than one image.
@@ -154,7 +161,9 @@ def measure(variant: Variant, circumstances: Mapping[str, Any], images: int | No
         digits, labels = data.digits.test_images[:images], data.digits.test_labels[:images]
         runs.append(curves(model, digits, labels, training, AMOUNTS))
     seeds = [result.seed for result in variant.results]
-    return summary(variant.letter, variant.name, seeds, len(labels), training, AMOUNTS, runs)
+    name = name or variant.name
+    found = summary(variant.letter, name, seeds, len(labels), training, AMOUNTS, runs)
+    return {**found, "run": variant.name}
 
 
 def summary(
@@ -166,7 +175,7 @@ def summary(
     amounts: Mapping[str, Sequence[float]],
     runs: Sequence[Mapping[str, Mapping[str, list[float]]]],
 ) -> dict[str, Any]:
-    """The curves of the runs of one configuration, as `markdown` and `picture` take them.
+    """The curves of the runs of one configuration, as `picture` takes them.
 
     Args:
         letter, name: of the configuration.
@@ -177,8 +186,8 @@ def summary(
         runs: what `curves` returns for these amounts, one a run.
 
     Returns:
-        `letter`, `name`, `seeds`, `images`, and `factors`: factor -> `amounts`, the range of `training`, `ink`, the
-        `errors` (seeds, amounts), their `mean` and, of several seeds, sample standard deviation `std`.
+        `letter`, `name`, `seeds`, `images`, `canvas`, and `factors`: factor -> `amounts`, the range of `training`,
+        `ink`, the `errors` (seeds, amounts), their `mean` and, of several seeds, sample standard deviation `std`.
     """
     factors = {}
     for factor, each in amounts.items():
@@ -191,13 +200,15 @@ def summary(
             "mean": errors.mean(0).tolist(),
             "std": errors.std(0, ddof=1).tolist() if len(runs) > 1 else None,
         }
-    return {"letter": letter, "name": name, "seeds": list(seeds), "images": images, "factors": factors}
+    told = {"letter": letter, "name": name, "seeds": list(seeds), "images": images}
+    return {**told, "canvas": training.canvas, "factors": factors}
 
 
 def markdown(measured: Sequence[Mapping[str, Any]]) -> str:
     """A table a factor: a row an amount, a column a configuration; amounts beyond the training range in italics."""
     names = "".join(
-        f"- {one['letter']}: {one['name']}, seeds {', '.join(map(str, one['seeds']))}, {one['images']} test digits\n"
+        f"- {one['letter']}: {one['name']} (runs {one['run']}), seeds {', '.join(map(str, one['seeds']))}, "
+        f"{one['images']} test digits\n"
         for one in measured
     )
     parts = [
@@ -224,7 +235,8 @@ def _cell(column: Mapping[str, Any], i: int) -> str:
 def picture(measured: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Draws a graph a factor, a line a configuration, its standard deviation over seeds behind it.
 
-    The training range is grey; where it is one amount, a line. The dotted line is the share of ink on the canvas.
+    A bar below the axis is the training range of the configuration with its colour, a diamond a range of one amount.
+    Grey lines are the share of ink on the canvas.
 
     Args:
         measured: what `measure` returns, one a configuration.
@@ -235,11 +247,11 @@ def picture(measured: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """
     from matplotlib.figure import Figure  # slow to import
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
     from experiments.report.pictures import head, line, save
 
-    figure = Figure(figsize=(12, 4.3 + 0.2 * len(measured)), layout="constrained")
+    figure = Figure(figsize=(12, 4.3 + 0.25 * len(measured)), layout="constrained")
+    ink = {one: INK[k % len(INK)] for k, one in enumerate(sorted({one["canvas"] for one in measured}))}
     for axes, (factor, label) in zip(figure.subplots(1, len(LABELS)), LABELS.items(), strict=True):
         for k, one in enumerate(measured):
             column, look = one["factors"][factor], line(k)
@@ -248,27 +260,31 @@ def picture(measured: Sequence[Mapping[str, Any]], path: Path) -> Path:
             if column["std"]:
                 std = np.array(column["std"])
                 axes.fill_between(x, mean - std, mean + std, color=look["color"], alpha=0.2, linewidth=0)
-        for low, high in {tuple(one["factors"][factor]["training"]) for one in measured}:
-            axes.axvspan(low, high, color="0.5", alpha=0.12, zorder=0)
-        for ink in {tuple(one["factors"][factor]["ink"]) for one in measured}:
-            axes.plot(x, 100 * np.array(ink), **INK)
-        axes.set(xlabel=label, ylabel="test error, %", ylim=(0, 102))
+            (low, high), y = column["training"], -BELOW * (k + 1)
+            if low < high:
+                axes.plot([low, high], [y, y], color=look["color"], linewidth=4, solid_capstyle="butt")
+            else:
+                axes.plot([low], [y], "D", color=look["color"], markersize=5)
+        for canvas, shares in {(one["canvas"], tuple(one["factors"][factor]["ink"])) for one in measured}:
+            axes.plot(x, 100 * np.array(shares), **ink[canvas])
+        axes.set(xlabel=label, ylabel="test error, %", ylim=(-BELOW * (len(measured) + 1), 102))
+        axes.set_yticks(range(0, 101, 20))
         axes.margins(x=0)
+        axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
     several = any(len(one["seeds"]) > 1 for one in measured)
     handles = [
         *(Line2D([], [], label=f"{one['letter']}: {one['name']}, {_seeds(one)}", **line(k))
           for k, one in enumerate(measured)),
-        Patch(color="0.5", alpha=0.2, label="range of the training"),
-        Line2D([], [], label="share of the digit's ink on the canvas, %", **INK),
+        *(Line2D([], [], label=f"share of the digit's ink on the {canvas}-pixel canvas, %", **look)
+          for canvas, look in ink.items()),
     ]  # fmt: skip
     images = " and ".join(sorted({f"{one['images']:,}" for one in measured}))
-    note = f"{images} test digits; the other two factors stay at the middle of their training range." + (
-        " Band: the standard deviation over seeds." if several else ""
-    )
-    title = (
-        "The test error depends on angle, size and place of the digits, within the training range and beyond"
-    )
+    note = (
+        f"{images} test digits; the other two factors stay at the middle of their training range. Below 0: the "
+        "training range of the network of the same colour; a diamond: one amount."
+    ) + (" Band: the standard deviation over seeds." if several else "")
+    title = "Test error against angle, size and place of the digits, within the training range and beyond"
     head(figure, title, note=note, handles=handles)
     path.parent.mkdir(parents=True, exist_ok=True)
     return save(figure, path)

@@ -17,8 +17,8 @@ from experiments.engine.files import write_atomically
 from experiments.engine.identity import current_name, transform_name
 from experiments.engine.loading import Trained, load_network
 from experiments.engine.result import Result
-from experiments.report.subject import Subject, Words
-from experiments.sections import SECTIONS
+from experiments.report.subject import Subject
+from experiments.sections import words_of
 from stn.datasets.decoding import decode
 from stn.datasets.distorted import DistortedDigits
 from stn.datasets.folder_layout import images_below
@@ -225,10 +225,9 @@ def _subject(config: Mapping[str, Any], run: Path) -> Subject:
         "dataset": config["dataset"]["name"],
         "model": config["model"]["name"],
         "transform": transform_name(config),
+        "config": config,
     }
-    each = (section.words for section in SECTIONS.values())
-    words = next((one for one in each if experiment in one.data or experiment in one.networks), Words())
-    return words.subject(Result.read(own).to_dict() if own.exists() else facts)
+    return words_of(experiment).subject(Result.read(own).to_dict() if own.exists() else facts)
 
 
 def _draw(

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from experiments.analysis.compare import listed
 from experiments.analysis.variants import Variant
 from experiments.engine.build import UserError
-from experiments.report import Row, details, row_label
+from experiments.report import Row, details
 from experiments.sections.upright import UPRIGHT, circular
 
-BINS = 72  # of a rose: 5 degrees each
+DEGREE, MINUS = "\N{DEGREE SIGN}", "\N{MINUS SIGN}"
+WIDTH = 2.45  # inches of a column
+BINS = 72  # of a polar histogram: 5 degrees each
 
 
 def mosaic(means: np.ndarray) -> np.ndarray:
@@ -46,11 +49,11 @@ def concentrations(degrees: np.ndarray) -> tuple[float, float]:
 
 
 def picture(compared: Sequence[Variant], path: Path) -> Path:
-    """Draws a column a range: the rose of the residual angles, a line a seed, and the class means of each seed.
+    """Draws a column a range: a polar histogram of the residual angles, a line a seed; the class means of each seed.
 
-    In a rose, up is upright and clockwise is clockwise; the radius is the square root of the share of the test digits,
-    so that areas compare. The grey sector is the range of the training angles, the dashed line its middle. Of several
-    transformers the first is drawn.
+    In the histogram, up is upright and clockwise is clockwise; the radius is the square root of the share of the test
+    digits, so that areas compare. The grey sector is the range of the training angles, the dashed line its middle.
+    Of several transformers the first is drawn.
 
     Args:
         compared: the configurations; those in no row of the table `upright` are left out.
@@ -74,13 +77,16 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
     if not placed:
         raise UserError("None of these runs is of experiment=upright with a spatial transformer.")
     rows = 1 + max(len(variant.results) for _, variant in placed)
-    figure = Figure(figsize=(max(2.3 * len(placed), 4.6), 3.9 + 1.0 * (rows - 1)), layout="constrained")
+    figure = Figure(figsize=(max(WIDTH * len(placed), 2 * WIDTH), 3.6 + 1.0 * (rows - 1)))
+    figure.set_layout_engine("constrained", h_pad=0.07)
     grid = figure.add_gridspec(rows, len(placed), height_ratios=[2.2] + [1] * (rows - 1))
     edges = np.linspace(-np.pi, np.pi, BINS + 1)
     for column, (row, variant) in enumerate(placed):
-        rose = figure.add_subplot(grid[0, column], projection="polar")
-        rose.set(theta_zero_location="N", theta_direction=-1, yticks=[])
-        rose.set_xticks(np.radians([0, 90, 180, 270]), ["0°", "90°", "±180°", "−90°"], fontsize=7)
+        polar = figure.add_subplot(grid[0, column], projection="polar")
+        polar.set(theta_zero_location="N", theta_direction=-1, yticks=[])
+        ticks = [f"0{DEGREE}", f"90{DEGREE}", f"±180{DEGREE}", f"{MINUS}90{DEGREE}"]
+        polar.set_xticks(np.radians([0, 90, 180, 270]), ticks, fontsize=7)
+        polar.tick_params(pad=1)
         distort = variant.results[0].config["dataset"]["distort"]
         middle, width = (np.radians(distort[key]) for key in ("middle", "max_angle"))
         top, found = 0.0, []
@@ -95,7 +101,7 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
             top = max(top, heights.max())
             closed = np.append(heights, heights[0])
             centres = edges + np.pi / BINS
-            rose.plot(centres, closed, linewidth=1.1, **line(k))
+            polar.plot(centres, closed, linewidth=1.1, **line(k))
             axes = figure.add_subplot(grid[1 + k, column])
             axes.imshow(mosaic(kept["class_means"][0]), cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
@@ -104,30 +110,46 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
             for spine in axes.spines.values():
                 spine.set(color=line(k)["color"], linewidth=1.5)
         directions, axes_of_them = np.mean(found, 0)
-        told = f"directions {directions:.2f}, axes {axes_of_them:.2f}"
-        rose.set_title(f"{UPRIGHT.rows.get(row, row_label(row))}\n{told}", fontsize=9)
-        rose.bar([middle], [1.1 * top], width=2 * width, color="0.9", zorder=0)
-        rose.plot([middle, middle], [0, 1.1 * top], "--", color="0.5", linewidth=0.8)
-        rose.set_ylim(0, 1.1 * top)
+        told = [
+            f"rotations of {_range(row)}",
+            f"test error {statistics.fmean(variant.values('test_error')):.2f} %",
+            f"concentration: directions {directions:.2f}, axes {axes_of_them:.2f}",
+        ]
+        polar.set_title("\n".join(told), fontsize=8, y=1.12)
+        polar.bar([middle], [1.1 * top], width=2 * width, color="0.9", zorder=0)
+        polar.plot([middle, middle], [0, 1.1 * top], "--", color="0.5", linewidth=0.8)
+        polar.set_ylim(0, 1.1 * top)
     seeds = max((variant.results for _, variant in placed), key=len)
     handles = [
         *(Line2D([], [], label=f"seed {one.seed}", **line(k)) for k, one in enumerate(seeds)),
-        Patch(color="0.9", label="range of the training, dashed its middle"),
+        Patch(color="0.9", label="rotations of the training; dashed: their middle"),
     ]
+    several = "Numbers are means over seeds. " if len(seeds) > 1 else ""
+    without = [_range(row) for row in UPRIGHT.rows if row not in [place for place, _ in placed]]
     note = (
-        "Above: the angles that are left in the test digits, clockwise from upright, areas as their shares; how "
-        "concentrated their directions are, and their axes, for which opposite directions are one (1: all the same, 0: "
-        "none is preferred). Below: the mean output of each class. A column is a range of rotations. Mean test error: "
-        f"{_errors(placed)}."
+        "A column is a range of rotations in training and test. Polar histogram: the angles by which test digits stand "
+        "turned in the output, clockwise from upright; areas are shares. Concentration: 1 where all angles are the "
+        "same, 0 where none is preferred; of axes, opposite directions are the same. Below: the mean output of each "
+        f"class. {several}{_training(placed)}{f' Without a run: {listed(without)}.' if without else ''}"
     )
-    title = (
-        "Which way up a transformer leaves digits depends on the range of rotations that it was trained on"
-    )
+    networks = listed(sorted({variant.subject.network for _, variant in placed}))
+    title = f"{networks} on rotated digits: the pose of the output depends on the rotations of the training"
     head(figure, title, note=note, handles=handles)
     path.parent.mkdir(parents=True, exist_ok=True)
     return save(figure, path)
 
 
-def _errors(placed: Sequence[tuple[Row, Variant]]) -> str:
-    means = [statistics.fmean(variant.values("test_error")) for _, variant in placed]
-    return ", ".join(f"{mean:.2f} %" for mean in means)
+def _range(row: Row) -> str:
+    """("-45 to 45", None) with degree signs and true minus signs."""
+    low, high = row[0].replace("-", MINUS).split(" to ")
+    return f"{low}{DEGREE} to {high}{DEGREE}"
+
+
+def _training(placed: Sequence[tuple[Row, Variant]]) -> str:
+    """Steps and schedule of the runs."""
+    told = {
+        f"{one.iterations:,} steps, schedule {one.trainer}"
+        for _, variant in placed
+        for one in variant.results
+    }
+    return f"Training: {listed(sorted(told))}."

@@ -12,6 +12,8 @@ from typing import Any
 from experiments.engine.build import UserError
 from experiments.report import Result, load_results
 from experiments.report.results import trainer_order
+from experiments.report.subject import Subject
+from experiments.sections import words_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class Variant:
         path = self.results[0].path
         run = path.parent.parent.name if path.name == "result.json" else path.stem.rsplit("-seed_", 1)[0]
         return f"{self.results[0].experiment}/{run}"
+
+    @property
+    def subject(self) -> Subject:
+        """The first of its runs in words."""
+        result = self.results[0]
+        return words_of(result.experiment).subject(result.to_dict())
 
     @property
     def by_seed(self) -> dict[int, Result]:
@@ -60,6 +68,28 @@ def variants(paths: Iterable[str | Path]) -> list[Variant]:
     unnamed = [Variant("", tuple(results)) for results in groups.values()]
     in_order = sorted(unnamed, key=lambda v: (*_order(v.results[0]), v.name))
     return [Variant(letter, v.results) for letter, v in zip(_letters(), in_order, strict=False)]
+
+
+def names(compared: Sequence[Variant], *, data: bool = True) -> list[str]:
+    """Configurations in words, such as "ST-CNN (affine) on rotated digits (R)".
+
+    Args:
+        compared: the configurations.
+        data: whether the data are named.
+
+    Returns:
+        One a configuration; where several have the same words, the parts of their runs' names that differ follow.
+    """
+    subjects = [variant.subject for variant in compared]
+    words = [f"{one.network} on {one.data}" if data else one.network for one in subjects]
+    parts = [variant.name.replace("/", ",").split(",") for variant in compared]
+    told = []
+    for one, each in zip(words, parts, strict=True):
+        alike = [other for other, word in zip(parts, words, strict=True) if word == one]
+        common = set.intersection(*map(set, alike))
+        own = [part for part in each if part not in common]
+        told.append(", ".join([one, *own]) if len(alike) > 1 else one)
+    return told
 
 
 def _order(result: Result) -> tuple[Any, ...]:

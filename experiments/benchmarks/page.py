@@ -179,7 +179,7 @@ def write_page(path: Path, *, page: Path | None = None) -> list[Path]:
     written = [path.with_suffix(".md")]
     written[0].write_text(page_markdown(measured), encoding="utf-8")
     for i, section in enumerate(measured.get("size", [])):
-        written.append(_plot(section["rows"], path.parent / "figures" / plot_name(i)))
+        written.append(_plot(section, path.parent / "figures" / plot_name(i)))
     if page is not None:
         if not embed(page, paragraph(measured), MARK):
             raise UserError(f"{page} has no place for the paragraph: <!-- {MARK} --> ... <!-- /{MARK} -->.")
@@ -192,14 +192,16 @@ def plot_name(i: int) -> str:
     return f"{PLOT}.png" if i == 0 else f"{PLOT}-{i + 1}.png"
 
 
-def _plot(rows: Sequence[Row], path: Path) -> Path:
+def _plot(section: Section, path: Path) -> Path:
     from matplotlib.figure import Figure  # here, since it takes a second
+    from matplotlib.ticker import StrMethodFormatter
 
     from experiments.report.pictures import head, line, save
 
     figure = Figure(figsize=(10, 3.9), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     labels = {"side": "image side, pixels", "batch": "images in a batch", "width": "filters of a layer"}
+    rows: list[Row] = section["rows"]
     for panel, (key, name) in zip(panels, labels.items(), strict=True):
         # The series in which this key varies: the others stand at the values that most of its rows have.
         others = [other for other in labels if other != key]
@@ -209,14 +211,24 @@ def _plot(rows: Sequence[Row], path: Path) -> Path:
         held, series = max(groups.items(), key=lambda item: len(item[1]))
         series = sorted(series, key=lambda row: row[key])
         x = [row[key] for row in series]
-        panel.plot(x, [row["step_ms"] for row in series], marker="o", label="measured", **line(0))
-        panel.plot(x, [row["limit_ms"] for row in series], marker="s", label="limit of arithmetic", **line(1))
+        panel.plot(
+            x, [row["step_ms"] for row in series], marker="o", label="a training step, measured", **line(0)
+        )
+        limits = [row["limit_ms"] for row in series]
+        panel.plot(x, limits, marker="s", label="its arithmetic alone: the limit", **line(1))
         panel.set(xscale="log", yscale="log", xlabel=name, xticks=x, xticklabels=[str(v) for v in x])
         panel.minorticks_off()
         panel.set_title(", ".join(f"{k} {v}" for k, v in zip(others, held, strict=True)), fontsize=9)
-    panels[0].set_ylabel("duration of a training step, ms")
-    title = "A training step takes longer with larger images, batches and networks"
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("duration, ms")
+    panels[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    device = machine(section)[0].partition(": ")[2] or machine(section)[0]
+    title = f"ST-CNN (affine): time of a training step, and of its arithmetic alone ({device})"
+    note = (
+        "The limit: the floating-point operations of the step at the speed of a product of two matrices of 2048 x "
+        "2048, measured in turn. Above each panel: what stays the same."
+    )
     handles, _ = panels[0].get_legend_handles_labels()
-    head(figure, title, note="Above each panel: what stays the same.", handles=handles)
+    head(figure, title, note=note, handles=handles)
     path.parent.mkdir(parents=True, exist_ok=True)
     return save(figure, path)

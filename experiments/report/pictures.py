@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -22,21 +23,24 @@ from experiments.report.subject import Subject
 # they are for colour-blind readers; a further line gets another style as well.
 LINES = ("#0072b2", "#d55e00", "#56b4e9", "#cc79a7", "#e69f00", "#000000")
 STYLES = ("-", "--", "-.", ":")
+OUTSIDE = "0.87"  # colour of the margin around an image
 SHOWN = 32  # images of a batch
 NUMBERED, NAMED = 25, 60  # classes up to which a matrix has numbers, and names
 
 
-def show(axes: Axes, image: Tensor) -> None:
-    """Shows an image without ticks, cut to its frame.
+def show(axes: Axes, image: Tensor, *, margin: float = 0) -> None:
+    """Shows an image without ticks, cut to its frame, or to a margin around it.
 
     Args:
         axes: where.
         image: (C, H, W) in [0, 1]: three channels in colour; of any other number, their maximum in grey.
+        margin: that is left around the image, in light grey, as a share of each side: room for lines that leave it.
     """
     channels, height, width = image.shape
     picture = image.permute(1, 2, 0) if channels == 3 else image.amax(0)
     axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    x, y = margin * width + 0.5, margin * height + 0.5
+    axes.set(xlim=(-x, width - 1 + x), ylim=(height - 1 + y, -y), facecolor=OUTSIDE)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -90,6 +94,24 @@ def _wrapped(figure: Figure, text: str, size: float) -> str:
     while across > 20 and len(textwrap.wrap(text, across - 1)) == count:
         across -= 1
     return "\n".join(textwrap.wrap(text, across))
+
+
+def shorten(figure: Figure) -> None:
+    """Makes a figure as low as its grid of images allows, which its layout would surround with empty space.
+
+    Args:
+        figure: a grid of square images with the layout "constrained", complete.
+    """
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    width, height = figure.get_size_inches()
+    rows: dict[int, float] = {}  # row of the grid -> what its images leave empty, inches
+    for axes in figure.axes:
+        place, box = axes.get_subplotspec(), axes.get_position(original=True)
+        if place is not None:
+            row, empty = place.rowspan.start, height * box.height - width * box.width
+            rows[row] = min(rows.get(row, empty), empty)
+    figure.set_figheight(height - max(sum(rows.values()), 0))
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 130) -> Path:

@@ -1,6 +1,6 @@
 """What the titles of pictures call a run: its network, its data and its test error, in plain words."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,10 @@ class Subject:
         """A sentence and, after it, the score."""
         return f"{sentence}: {self.score}" if self.score else sentence
 
+    def note(self, text: str) -> str:
+        """A text and, after it, how the network was trained."""
+        return f"{text} Training: {self.training}." if self.training else text
+
 
 @dataclass(frozen=True)
 class Words:
@@ -66,21 +70,26 @@ class Words:
         data: experiment, or name of the data set, -> its images, such as "rotated digits (R)".
         networks: experiment -> its network; of others, `network_name`.
         score: the number that titles tell.
+        variant: what tells the images of a run, given as to `subject`, from others of the experiment, in brackets after
+            `data`; None: nothing.
     """
 
     data: Mapping[str, str] = field(default_factory=dict)
     networks: Mapping[str, str] = field(default_factory=dict)
     score: Score = Score()
+    variant: Callable[[Mapping[str, Any]], str] | None = None
 
     def subject(self, run: Mapping[str, Any]) -> Subject:
         """Of a run.
 
         Args:
-            run: `experiment`, `dataset`, `model`, `transform`; of a finished one also `metrics`, `iterations`,
-                `trainer` and `seed`, as `Result.to_dict`.
+            run: `experiment`, `dataset`, `model`, `transform`, `config`; of a finished one also `metrics`,
+                `iterations`, `trainer` and `seed`, as `Result.to_dict`.
         """
         experiment, dataset = run["experiment"], run["dataset"]
         data = self.data.get(experiment) or self.data.get(dataset) or dataset
+        if self.variant is not None:
+            data = f"{data} ({self.variant(run)})"
         network = self.networks.get(experiment) or network_name(run["model"], run["transform"])
         if "metrics" not in run:
             return Subject(network, data)

@@ -4,6 +4,7 @@ A new section is a module in this folder with a `SECTION`, and a place in the li
 """
 
 from experiments.report import Claim, Section, Table
+from experiments.report.subject import Words
 from experiments.sections import (
     birds,
     colocalisation,
@@ -24,3 +25,9 @@ CLAIMS: tuple[Claim, ...] = tuple(
         (claim for section in SECTIONS.values() for claim in section.claims), key=lambda claim: claim.number
     )
 )
+
+
+def words_of(experiment: str) -> Words:
+    """What the section that knows an experiment calls its runs; the usual words where none does."""
+    each = (section.words for section in SECTIONS.values())
+    return next((one for one in each if experiment in one.data or experiment in one.networks), Words())

@@ -284,6 +284,7 @@ def draw(model: nn.Module, data: SharedDigit, folder: Path, subject: Subject) ->
     what = f"images that share the digit {data.digit}"
     title = subject.title(f"Without labels, a window is to find what {what} have in common")
     note = f"The first {len(shown)} of {len(data.test.labels)} images; a row a step of the training."
+    note = subject.note(note)
     path = folder / "windows.png"
     paths = {"windows": windows_over_steps(shown, truth, strip, path, title=title, note=note)}
     if len(windows) > 1:

@@ -22,7 +22,7 @@ from stn.datasets.volumes import SolidDigits
 ROWS: dict[Row, str] = {("cnn_3d", None): "CNN, no ST", ("st_cnn_3d", "affine3d"): "ST-CNN 3-D affine"}
 PRIORITY: tuple[Row, ...] = (("st_cnn_3d", "affine3d"), ("cnn_3d", None))
 CANVAS = 60  # voxels a side: the paper's, and the default of the experiment
-EXAMPLES, WRONG = 8, 2  # volumes in the picture, and how many of them the network has wrong
+EXAMPLES, WRONG = 8, 2  # volumes in the picture, and how many of them are misclassified
 
 
 def place(result: Result) -> tuple[Row, str] | None:
@@ -67,7 +67,8 @@ def draw(model: nn.Module, data: SolidDigits, folder: Path, subject: Subject) ->
     from experiments.sections.figures import projections, right_and_wrong  # matplotlib: slow to import
 
     which = f"the first {EXAMPLES - WRONG} test volumes"
-    chosen, rule = right_and_wrong(model, data.test, range(EXAMPLES - WRONG), which, WRONG, batch=50)
+    first = range(EXAMPLES - WRONG)
+    chosen, rule = right_and_wrong(model, data.test, first, which, "volume", WRONG, batch=50)
     volumes, labels = data.test.images[chosen].cpu().float() / 255, data.test.labels[chosen].cpu()
     does = (
         "looks at each solid through a window that it chooses"
@@ -76,7 +77,7 @@ def draw(model: nn.Module, data: SolidDigits, folder: Path, subject: Subject) ->
     )
     title = subject.title(f"{subject.network} on {subject.data} {does}")
     path = folder / "projections.png"
-    return {"projections": projections(model, volumes, labels, path, title=title, note=rule)}
+    return {"projections": projections(model, volumes, labels, path, title=title, note=subject.note(rule))}
 
 
 WORDS = Words({"mnist_3d": "solid digits, turned about three axes and moved"})

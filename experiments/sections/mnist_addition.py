@@ -80,7 +80,7 @@ CLAIM = Claim(
 )
 
 HELD = 0.9  # a window holds a digit if it covers at least this share of the digit's mass
-EXAMPLES, WRONG = 6, 2  # pairs of digits in the picture, and how many of them the network has wrong
+EXAMPLES, WRONG = 6, 2  # pairs of digits in the picture, and how many of them are misclassified
 
 
 def mass_inside(images: Tensor, transform: Transform, theta: Tensor, fine: int = 2) -> Tensor:
@@ -176,16 +176,17 @@ def draw(model: nn.Module, data: AddedDigits, folder: Path, subject: Subject) ->
     )
 
     which = f"the first {EXAMPLES - WRONG} test pairs"
-    chosen, rule = right_and_wrong(model, data.test, range(EXAMPLES - WRONG), which, WRONG)
+    chosen, rule = right_and_wrong(model, data.test, range(EXAMPLES - WRONG), which, "pair", WRONG)
     images, labels = data.test.images[chosen].cpu().float() / 255, data.test.labels[chosen].cpu()
     network, digits = subject.network, subject.data
     title = subject.title(f"{network} adds two digits, each in a channel of its own")
-    paths = {"pairs": pairs(model, images, labels, folder / "pairs.png", title=title, note=rule)}
+    note = subject.note(rule)
+    paths = {"pairs": pairs(model, images, labels, folder / "pairs.png", title=title, note=note)}
     if hasattr(model, "transformers"):
         _, _, poses = collect(model, data.test.batches(500), data.num_classes)
         title = subject.title(f"{network} chooses angle, size and place of its windows on {digits}")
-        note, path = f"All {len(data.test.labels):,} test pairs.", folder / "poses.png"
-        paths["poses"] = pose_histograms(poses, path, title=title, put_in=data.test_poses, note=note)
+        note, path = subject.note(f"All {len(data.test.labels):,} test pairs."), folder / "poses.png"
+        paths["poses"] = pose_histograms(poses, path, title=title, applied=data.test_poses, note=note)
     return paths
 
 

@@ -6,7 +6,7 @@ middle of the range, and at +-180 degrees, where there is no mean, nothing but c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -250,5 +250,16 @@ CLAIM = Claim(
     f"mean, and the digits share no pose if the concentration is below {LOOSE:g}.",
 )
 
-WORDS = Words({"upright": "rotated digits"})
+
+def _range(run: Mapping[str, Any]) -> str:
+    """Such as "0° to 180°"."""
+    distort = run["config"]["dataset"]["distort"]
+    middle, width = distort.get("middle", 0), distort["max_angle"]
+    ends = (
+        f"{end:g}\N{DEGREE SIGN}".replace("-", "\N{MINUS SIGN}") for end in (middle - width, middle + width)
+    )
+    return " to ".join(ends)
+
+
+WORDS = Words({"upright": "rotated digits"}, variant=_range)
 SECTION = Section(name="upright", tables=(UPRIGHT, CLASSES), draw=draw, claims=(CLAIM,), words=WORDS)

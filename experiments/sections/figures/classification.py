@@ -9,10 +9,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from experiments.report.pictures import head, save, show
+from experiments.report.pictures import head, save, shorten, show
 from experiments.report.subject import Subject
 from experiments.sections.figures.drawing import (
     COLOURS,
+    MARGIN,
     apply,
     draw_outline,
     frame,
@@ -27,6 +28,7 @@ from experiments.sections.figures.whole_sets import class_means, collect, pose_h
 
 ACROSS = 10  # at most so many examples side by side
 BATCH = 500  # test images that are computed at once
+NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 @torch.inference_mode()
@@ -59,7 +61,7 @@ def examples(
     count, rows = len(images), 1 + len(transforms)
     blocks = math.ceil(count / ACROSS)
     across = math.ceil(count / blocks)
-    size = (max(1.05 * across + 0.9, 5), (1.2 * rows + 0.2) * blocks + 1.2)
+    size = (max(1.05 * across + 0.9, 5), (1.3 * rows + 0.2) * blocks + 1.4)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows * blocks, across, squeeze=False)
     for r in range(rows):
@@ -67,7 +69,7 @@ def examples(
             axes[r - rows, c].set_axis_off()
     for i in range(count):
         column = axes[rows * (i // across) :][:rows, i % across]
-        show(column[0], images[i])
+        show(column[0], images[i], margin=MARGIN if transforms else 0)
         for k, transform in enumerate(transforms):
             colour = COLOURS[k % len(COLOURS)]
             draw_outline(column[0], transform, aux["theta"][i, k], images.shape[-2:], colour)
@@ -80,6 +82,7 @@ def examples(
         row[0].set_ylabel(names[r % rows], fontsize=10)
     note = f"{note} {predictions_note(true is not None)}".strip()
     head(figure, title, note=note, handles=window_handles(transforms, framed=True))
+    shorten(figure)
     return save(figure, path)
 
 
@@ -98,7 +101,7 @@ def pairs(
     axes = figure.subplots(rows, count, squeeze=False)
     for i in range(count):
         for c in range(channels):
-            show(axes[c, i], images[i, c : c + 1])
+            show(axes[c, i], images[i, c : c + 1], margin=MARGIN if transforms else 0)
             axes[c, 0].set_ylabel(f"channel {c + 1}", fontsize=10)
             for k, transform in enumerate(transforms):
                 colour, theta = COLOURS[k % len(COLOURS)], aux["theta"][i, k]
@@ -110,6 +113,7 @@ def pairs(
         show_prediction(axes[-1, i], str(int(predicted[i])), str(int(labels[i])))
     note = f"{note} {predictions_note(True).replace('class', 'sum')}".strip()
     head(figure, title, note=note, handles=window_handles(transforms, framed=True))
+    shorten(figure)
     return save(figure, path)
 
 
@@ -173,11 +177,18 @@ def crops(
     pairs = 2 if len(images) % 2 == 0 else 1  # images in a row
     rows = len(images) // pairs
     true = None if labels is None else labels.tolist()
-    figure = Figure(figsize=(max(2.1 * each * pairs, 5), 2.35 * rows + 1.0), layout="constrained")
-    axes = figure.subplots(rows, each * pairs, squeeze=False)
+    columns = [
+        1.4 if transforms else 1.8,
+        *[1.0] * len(transforms),
+    ] * pairs  # an image has a margin, and names below
+    figure = Figure(figsize=(max(1.35 * sum(columns), 5), 2.6 * rows + 1.2), layout="constrained")
+    axes = figure.subplots(rows, each * pairs, squeeze=False, width_ratios=columns)
+    heads = ["image", *(name.replace("output", "crop") for name in transformer_names(len(transforms)))]
+    for one, text in zip(axes[0], heads * pairs, strict=True):
+        one.set_title(text, fontsize=9)
     for i in range(len(images)):
         line = axes[i // pairs, (i % pairs) * each :]
-        show(line[0], images[i])
+        show(line[0], images[i], margin=MARGIN if transforms else 0)
         for k, transform in enumerate(transforms):
             colour = COLOURS[k % len(COLOURS)]
             draw_outline(line[0], transform, aux["theta"][i, k], images.shape[-2:], colour)
@@ -188,7 +199,8 @@ def crops(
         show_names(line[:1], files[i : i + 1], size=9)
     note = f"{note} {predictions_note(true is not None)}".strip()
     head(figure, title, note=note, handles=window_handles(transforms, framed=True))
-    return save(figure, path, dpi=min(80, 300 // each))  # PNG compresses camera images badly
+    shorten(figure)
+    return save(figure, path, dpi=110)  # no more: PNG compresses camera images badly
 
 
 def example_crops(
@@ -209,7 +221,7 @@ def example_crops(
     rows = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).long().tolist()
     images = torch.from_numpy(data.test.pixels(rows)).permute(0, 3, 1, 2).float() / 255
     title = subject.title(f"{subject.network} on {subject.data} {_looks(model, 'image')}")
-    note = f"{len(rows)} test images, evenly spread over the test set."
+    note = subject.note(f"{len(rows)} test images, evenly spread over the test set.")
     path = folder / "crops.png"
     crops(model, images, data.test.labels[rows], data.classes, path, title=title, note=note)
     return {"crops": path}
@@ -219,7 +231,7 @@ def example_crops(
 def first_wrong(
     model: nn.Module, batches: Iterable[tuple[Tensor, ...]], count: int, known: Sequence[int] = ()
 ) -> list[int]:
-    """The first images of a set that a network has wrong. Later batches than it takes are not computed.
+    """The first images of a set that a network misclassifies. Later batches than it takes are not computed.
 
     Args:
         model: a classifier in eval mode.
@@ -242,15 +254,23 @@ def first_wrong(
 
 
 def right_and_wrong(
-    model: nn.Module, test: Any, first: Sequence[int], which: str, count: int, *, batch: int = BATCH
+    model: nn.Module,
+    test: Any,
+    first: Sequence[int],
+    which: str,
+    kind: str,
+    count: int,
+    *,
+    batch: int = BATCH,
 ) -> tuple[list[int], str]:
-    """Chooses test images by a rule: given ones, then the first others that the network has wrong.
+    """Chooses test images by a rule: given ones, then the first others that the network misclassifies.
 
     Args:
         model: a classifier in eval mode.
         test: the `FixedSet`.
         first: indices of the given ones.
         which: what they are, such as "the first test digit of each class".
+        kind: what one image is called, such as "digit".
         count: at most so many wrong ones.
         batch: images that are computed at once.
 
@@ -259,10 +279,14 @@ def right_and_wrong(
     """
     wrong = first_wrong(model, test.batches(batch), count, first)
     if not wrong:
-        return list(first), f"Shown: {which}; the network has none of the others wrong."
-    many = f"the first {count}" if len(wrong) == count else f"all {len(wrong)}"
-    rule = f"Shown: {which}, then {many} of the others that the network has wrong."
-    return [*first, *wrong], rule
+        return list(first), f"Shown: {which}; no other {kind} is misclassified."
+    number = NUMBERS[len(wrong)] if len(wrong) < len(NUMBERS) else str(len(wrong))
+    many = f"the first {number}" if len(wrong) == count else f"all {number}"
+    if len(wrong) == 1:
+        others = f"the {'first' if count == 1 else 'only'} other {kind} that is misclassified"
+    else:
+        others = f"{many} other {kind}s that are misclassified"
+    return [*first, *wrong], f"Shown: {which}, then {others}."
 
 
 def aligned_digits(
@@ -275,30 +299,33 @@ def aligned_digits(
         data: distorted digits.
         folder: where the pictures are written.
         subject: the run.
-        wrong: how many examples are digits that the network has wrong, beside the first of each class.
+        wrong: how many examples are misclassified digits, beside the first of each class.
 
     Returns:
         Name -> path.
     """
     labels = data.test.labels.cpu()
     firsts = [int((labels == c).nonzero()[0]) for c in range(data.num_classes) if (labels == c).any()]
-    chosen, rule = right_and_wrong(model, data.test, firsts, "the first test digit of each class", wrong)
+    which = "the first test digit of each class"
+    chosen, rule = right_and_wrong(model, data.test, firsts, which, "digit", wrong)
     images = data.test.images[chosen].cpu().float() / 255
     network, digits = subject.network, subject.data
     title = subject.title(f"{network} on {digits} {_looks(model, 'digit')}")
     path = folder / "examples.png"
-    paths = {"examples": examples(model, images, labels[chosen], path, title=title, note=rule)}
+    note = subject.note(rule)
+    paths = {"examples": examples(model, images, labels[chosen], path, title=title, note=note)}
     if hasattr(model, "transformers"):
         before, after, poses = collect(model, data.test.batches(BATCH), data.num_classes)
         title = subject.title(
             f"The transformer of {network} changes the mean image of each class of {digits}"
         )
         note = f"The mean of all {len(labels):,} test digits by class, before and after the transformer."
+        note = subject.note(note)
         means, path = undistorted_means(data), folder / "class_means.png"
         paths["class_means"] = class_means(before, after, path, title=title, undistorted=means, note=note)
         title = subject.title(f"{network} chooses angle, size and place of its windows on {digits}")
-        note, path = f"All {len(labels):,} test digits.", folder / "poses.png"
-        paths["poses"] = pose_histograms(poses, path, title=title, put_in=data.test_poses, note=note)
+        note, path = subject.note(f"All {len(labels):,} test digits."), folder / "poses.png"
+        paths["poses"] = pose_histograms(poses, path, title=title, applied=data.test_poses, note=note)
     return paths
 
 

@@ -1,11 +1,13 @@
 """What all pictures are drawn with: images, the outlines of windows, predictions."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor, nn
 
 from stn import Transform
@@ -13,8 +15,10 @@ from stn import Transform
 # Orange, turquoise, violet, apricot: one a parallel transformer, in turn. On dark images, and apart from each other for
 # colour-blind readers too (tests/experiments/report/test_pictures.py measures it).
 COLOURS = ("#e67300", "#00cccc", "#a98cff", "#ffc68c")
-WRONG = "\N{BALLOT X}"  # before a predicted class that is wrong
-THICK = 2.4  # points, of a window's upper edge
+WRONG, RED = "\N{BALLOT X}", "#a4161a"  # before a predicted class that is wrong, and its colour
+MARGIN = 0.25  # around inputs with windows, which may be larger than the image; a share of its side
+THIN, THICK = 1.4, 2.8  # points, of a window's edges and of its upper one
+EDGE = 0.5  # points, of black around a window's lines: light ones would not be seen on a light margin
 NAME = 20  # characters of an image's name
 LINES = 25  # points along a drawn line: straight lines of the output are curves in the input of a spline
 
@@ -57,9 +61,15 @@ def lattice(transform: Transform) -> Tensor:
 def draw_outline(axes: Axes, transform: Transform, theta: Tensor, side: Sequence[int], colour: str) -> None:
     """Draws `outline` on an image; the output's upper edge is thicker and shows which way is up."""
     for i, line in enumerate(outline(transform, theta, side)):
-        axes.plot(
-            line[:, 0], line[:, 1], color=colour, linewidth=THICK if i == 0 else 1.0, solid_capstyle="round"
-        )
+        width = THICK if i == 0 else THIN
+        edge = [Stroke(linewidth=width + 2 * EDGE, foreground="black"), Normal()]
+        look: dict[str, Any] = {
+            "color": colour,
+            "linewidth": width,
+            "solid_capstyle": "round",
+            "path_effects": edge,
+        }
+        axes.plot(line[:, 0], line[:, 1], **look)
 
 
 def window_handles(transforms: Sequence[Transform], *, framed: bool = False) -> list[Line2D]:
@@ -73,13 +83,13 @@ def window_handles(transforms: Sequence[Transform], *, framed: bool = False) -> 
         return []
     lattice = hasattr(transforms[0], "shape")
     what = "grid of the window" if lattice else "window"
-    shown = "; its output has a frame of the same colour" if framed else ""
-    names = [""] if len(transforms) == 1 else [f" {k + 1}" for k in range(len(transforms))]
+    shown = ", frame of its output" if framed else ""
+    several = len(transforms) > 1
+    names = [f"transformer {k + 1}" if several else "the transformer" for k in range(len(transforms))]
     handles = [
-        Line2D([], [], color=COLOURS[k % len(COLOURS)], label=f"{what} of transformer{name}{shown}" if name
-               else f"{what}: what the transformer looks at{shown}")
+        Line2D([], [], color=COLOURS[k % len(COLOURS)], label=f"{what} of {name}{shown}")
         for k, name in enumerate(names)
-    ]  # fmt: skip
+    ]
     colour = COLOURS[0] if len(transforms) == 1 else "0.5"
     return [
         *handles,
@@ -99,7 +109,7 @@ def show_prediction(
     """Writes a predicted class below an image; a wrong one in red, after `WRONG`, and with the true class."""
     right = true is None or predicted == true
     text = predicted if right else f"{WRONG} {predicted}{separator}(is {true})"
-    axes.set_xlabel(text, color="black" if right else "#a4161a", fontsize=size)
+    axes.set_xlabel(text, color="black" if right else RED, fontsize=size)
 
 
 def predictions_note(known: bool) -> str:
@@ -109,9 +119,10 @@ def predictions_note(known: bool) -> str:
 
 
 def show_names(row: Iterable[Axes], names: Sequence[str], *, size: float = 7) -> None:
-    """Writes the name of each image above it, the end of a long one."""
+    """Writes the name of each image above it, the end of a long one, below a header that is there."""
     for axes, name in zip(row, names, strict=False):
-        axes.set_title(name if len(name) <= NAME else f"...{name[3 - NAME :]}", fontsize=size)
+        short = name if len(name) <= NAME else f"...{name[3 - NAME :]}"
+        axes.set_title("\n".join(filter(None, (axes.get_title(), short))), fontsize=size)
 
 
 def apply(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], list[Transform]]:

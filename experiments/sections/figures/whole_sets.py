@@ -16,6 +16,7 @@ from experiments.sections.figures.drawing import COLOURS, transformer_names, tra
 from stn.transforms import pose
 
 DECIMALS = {"angle": 0, "scale": 2, "x": 2, "y": 2}  # of a part of a pose
+UNITS = {"angle": "\N{DEGREE SIGN}", "scale": "", "x": "", "y": ""}
 BINS = 15, 60  # of a histogram, of few and of many images
 
 
@@ -63,7 +64,7 @@ def pose_histograms(
     path: Path,
     *,
     title: str,
-    put_in: Mapping[str, Tensor] | None = None,
+    applied: Mapping[str, Tensor] | None = None,
     note: str = "",
 ) -> Path:
     """Histograms of angle, size and place of the predicted windows over a set, one colour a transformer.
@@ -72,7 +73,7 @@ def pose_histograms(
         poses: what `pose` returns, one a transformer.
         path: the picture, which is written.
         title: above it.
-        put_in: as of `draw_poses`, of the digits of the set: drawn as an outline; None where it is not known.
+        applied: as of `draw_poses`, of the digits of the set: drawn as an outline; None where it is not known.
         note: below it.
 
     Returns:
@@ -81,14 +82,14 @@ def pose_histograms(
     labels = {
         "angle": "angle, degrees clockwise",
         "scale": "size, share of the input's side",
-        "x": "centre x (-1: left edge, 1: right edge)",
-        "y": "centre y (-1: top edge, 1: bottom edge)",
+        "x": "centre x (\N{MINUS SIGN}1 left edge, 1 right edge)",
+        "y": "centre y (\N{MINUS SIGN}1 top edge, 1 bottom edge)",
     }
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = figure.subplots(1, 4)
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
         every = [values[key] for values in poses]
-        known = None if put_in is None else put_in[key]
+        known = None if applied is None else applied[key]
         edges = pose_edges(every if known is None else [*every, known])
         for k, values in enumerate(every):
             colour = COLOURS[k % len(COLOURS)]
@@ -97,23 +98,23 @@ def pose_histograms(
         told = [f"windows: {_spread(torch.cat(every), key)}"]
         if known is not None and known.max() - known.min() < 1e-6:
             axes.axvline(float(known[0]), color="black", linewidth=1.2)
-            told.append(f"put in: {float(known[0]):.{DECIMALS[key]}f} for every digit")
+            told.append(f"applied: {_number(float(known[0]), key)} to every digit")
         elif known is not None:
             outline = {"histtype": "step", "color": "black", "linewidth": 1.2}
             axes.hist(known.numpy(), edges, weights=_percent(known), **outline)
-            told.append(f"put in: {_spread(known, key)}")
-        axes.set_xlabel(label, fontsize=9)
+            told.append(f"applied: {_spread(known, key)}")
+        axes.set_xlabel(f"{label}\nbin width {edges[1] - edges[0]:.2g}{UNITS[key]}", fontsize=8.5)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title("\n".join(told), fontsize=8.5)
-    panels[0].set_ylabel("share of the test images, %", fontsize=9)
+    panels[0].set_ylabel("share of the test images\nin a bin, %", fontsize=9)
     names = ["windows"] if len(poses) == 1 else [f"windows of transformer {k + 1}" for k in range(len(poses))]
     handles: list[Artist] = [
         Patch(color=COLOURS[k % len(COLOURS)], label=f"{name}, as the network predicts them")
         for k, name in enumerate(names)
     ]
-    if put_in is not None:
-        put = "put in: the frames of the digits, as the data set turned, scaled and moved them"
-        handles.append(Patch(facecolor="none", edgecolor="black", label=put))
+    if applied is not None:
+        label = "applied by the distortion: angle, size and centre of each digit's frame"
+        handles.append(Patch(facecolor="none", edgecolor="black", label=label))
     numbers = "Above each panel: the median and, in brackets, the middle 90 %."
     head(figure, title, note=f"{note} {numbers}".strip(), handles=handles)
     return save(figure, path)
@@ -145,8 +146,14 @@ def _percent(values: Tensor) -> np.ndarray:
 
 
 def _spread(values: Tensor, key: str) -> str:
-    low, middle, high = np.quantile(values.numpy(), (0.05, 0.5, 0.95)).round(DECIMALS[key]) + 0.0  # no -0
-    return f"{middle:.{DECIMALS[key]}f} ({low:.{DECIMALS[key]}f} to {high:.{DECIMALS[key]}f})"
+    low, middle, high = (_number(value, key) for value in np.quantile(values.numpy(), (0.05, 0.5, 0.95)))
+    return f"{middle} ({low} to {high})"
+
+
+def _number(value: float, key: str) -> str:
+    """A part of a pose with its unit and a true minus sign; never "-0"."""
+    rounded = round(float(value), DECIMALS[key]) + 0.0
+    return f"{rounded:.{DECIMALS[key]}f}{UNITS[key]}".replace("-", "\N{MINUS SIGN}")
 
 
 @torch.inference_mode()

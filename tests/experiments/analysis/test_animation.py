@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor, ImageDraw
 
 from experiments.analysis import animation
 from experiments.engine import checkpoint
 from experiments.engine.build import UserError
 from experiments.engine.result import Result
+from experiments.sections.figures.drawing import COLOURS, RED
 from stn.models.mnist import st_fcn
 from stn.transforms import Affine
 
@@ -50,13 +51,38 @@ def test_snapshots_become_frames_and_the_page_says_what_they_are_of(run_dir, tmp
     assert titles == [*expected[:-1], f"{expected[-1]}, test error 1.23 %"]
     with Image.open(out) as picture:
         assert picture.n_frames == 5
-        assert picture.size == (3 * 90 + 6, 2 * 90 + 56)  # the first image of each of three classes
+        assert picture.size == (3 * 90 + 62, 2 * 90 + 80)  # the first image of each of three classes
         picture.seek(4)
         assert picture.info["duration"] == 3000
     assert Result.read(out.with_suffix(".json")) == result == Result.read(run_dir / "result.json")
     lines = [line for line in page.read_text().splitlines() if not line.startswith("<!--")]
     assert (lines[0], lines[-1]) == ("before", "after") and lines[1].endswith("](<pictures/a.gif>)")
     assert "of 16 steps: 5 snapshots" in lines[3] and "at the end: 1.23 %" in lines[3]
+
+
+def test_a_frame_names_its_rows_and_marks_wrong_classes_and_the_window(run_dir, monkeypatch):
+    written = []
+    text = ImageDraw.ImageDraw.text
+
+    def write(self, place, words, *more):
+        written.append(words)
+        return text(self, place, words, *more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
+    torch.manual_seed(0)
+    model = st_fcn((1, 12, 12), transform=Affine(), width=4).eval()
+    images = torch.rand(3, 1, 12, 12)
+    predicted = model(images)[0].argmax(1)
+    labels = predicted.clone()
+    labels[1] = (labels[1] + 1) % 10
+    frame = animation._frame(model, images, labels, "title")
+    assert {"title", "input", "output", "window of the transformer, thick at its top"} <= set(written)
+    classes = [f"{predicted[0]}", f"\N{BALLOT X} {predicted[1]} (is {labels[1]})", f"{predicted[2]}"]
+    assert written[-3:] == classes
+    colours = {colour for _, colour in frame.convert("RGB").getcolors(1 << 20)}
+    for wanted in (COLOURS[0], RED):
+        rgb = ImageColor.getrgb(wanted)
+        assert min(sum(abs(a - b) for a, b in zip(rgb, one, strict=True)) for one in colours) < 45
 
 
 def test_runs_without_snapshots_and_pages_without_a_place_are_refused(run_dir, tmp_path):

@@ -9,12 +9,12 @@ import torch
 from scipy import stats
 
 from experiments.analysis.compare import report
-from experiments.analysis.curves import curves
+from experiments.analysis.curves import _looks, curves
 from experiments.analysis.significance import mcnemar, paired
-from experiments.analysis.variants import all_metrics, differing, main_metric, variants
+from experiments.analysis.variants import all_metrics, differing, main_metric, names, variants
 from experiments.engine.build import UserError
 from experiments.engine.run import run
-from experiments.report import details
+from experiments.report import details, pictures
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -179,8 +179,32 @@ def test_without_the_data_all_but_mcnemar(finished, monkeypatch):
     assert "needs the labels of the test images: The MNIST files are not in" in text and "(n = 2)" in text
 
 
-def test_the_curves(finished, tmp_path):
+def test_the_curves(finished, tmp_path, monkeypatch):
     assert curves(variants([finished]), tmp_path / "deep" / "curves.png").stat().st_size > 5000
+    monkeypatch.setattr(pictures, "save", lambda figure, path, **_: figure)
+    figure = curves(variants([ROOT / "results" / "runs" / "mnist_rts"]), tmp_path / "curves.png")
+    assert "rotated, scaled and translated digits (RTS)" in " ".join(figure._suptitle.get_text().split())
+    labels = [text.get_text().split(", mean")[0].split(": ")[1] for text in figure.legends[0].get_texts()]
+    looks = dict(zip(labels, figure.axes[0].lines, strict=True))
+    assert "ST-CNN (affine)" in looks and len(looks) == 8
+    for one, line in looks.items():
+        for other, another in looks.items():
+            network, transform = one.partition(" (")[::2]
+            also, too = other.partition(" (")[::2]
+            assert (line.get_color() == another.get_color()) is (network == also)
+            assert (line.get_linestyle() == another.get_linestyle()) is (transform == too)
+
+
+def test_configurations_of_the_same_words_are_told_apart():
+    found = variants([ROOT / "results" / "runs" / name for name in ("mnist_r", "colocalisation")])
+    told = names(found)
+    assert "ST-CNN (affine) on rotated digits (R)" in told and len(set(told)) == len(told)
+    alike = [name for name in told if name.startswith("One spatial transformer")]
+    assert len(alike) == 20 and all("dataset.digit=" in name and "fast" not in name for name in alike)
+    looks = [
+        tuple(look.values()) for look in _looks([one for one in found if one.results[0].model == "localiser"])
+    ]
+    assert len(set(looks)) == len(looks[:12]) == 12  # as many as there are
 
 
 def test_the_script(finished, script, tmp_path):

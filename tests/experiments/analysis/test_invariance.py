@@ -11,10 +11,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiments.analysis import invariance
-from experiments.analysis.invariance import Training, curves, distorted, training_of
+from experiments.analysis.invariance import (
+    AMOUNTS,
+    Training,
+    curves,
+    distorted,
+    picture,
+    summary,
+    training_of,
+)
 from experiments.engine.build import UserError
 from experiments.engine.run import load_run, run
 from experiments.engine.task import Classification
+from experiments.report import pictures
 from stn.datasets.addition import AddedDigits
 from stn.datasets.digits import load_digits
 from stn.datasets.distorted import DistortedDigits
@@ -89,6 +98,35 @@ def test_a_network_that_sees_the_total_alone_is_flat_and_one_that_sees_the_side_
     assert gone == [0.5]  # of four columns, from 26, two are left
 
 
+def test_the_training_ranges_are_bars_in_the_colours_of_the_networks(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figure)
+    ranges = {"angle": (-45.0, 45.0), "scale": (0.7, 1.2), "shift": (-7.7, 7.7)}
+    trainings = [STILL, Training(28, STILL.ranges | {"angle": (-90.0, 90.0)}), Training(42, ranges)]
+    measured = []
+    for letter, training in zip("ABC", trainings, strict=True):
+        values = {
+            f: {"error": [1.0] * len(a), "ink": [training.canvas / 56] * len(a)} for f, a in AMOUNTS.items()
+        }
+        measured.append(summary(letter, f"network {letter}", [0], 10, training, AMOUNTS, [values]))
+    figure = picture(measured, tmp_path / "a.png")
+    handles = {text.get_text(): line for text, line in zip(
+        figure.legends[0].get_texts(), figure.legends[0].get_lines(), strict=True)}  # fmt: skip
+    named = [label for label in handles if label.startswith(("A: ", "B: ", "C: "))]
+    assert named == [f"{letter}: network {letter}, seed 0" for letter in "ABC"]
+    for axes, factor in zip(figure.axes, AMOUNTS, strict=True):
+        below = {line.get_color(): line for line in axes.lines if max(line.get_ydata()) < 0}
+        assert len(below) == 3 and axes.get_ylim()[0] < min(min(line.get_ydata()) for line in below.values())
+        for name, training in zip(named, trainings, strict=True):
+            bar, (low, high) = below[handles[name].get_color()], training.ranges[factor]
+            assert list(bar.get_xdata()) == ([low] if low == high else [low, high])
+            assert (bar.get_marker() == "D") is (low == high)
+        for canvas in (28, 42):
+            look = handles[f"share of the digit's ink on the {canvas}-pixel canvas, %"]
+            (ink,) = (one for one in axes.lines if one.get_ydata()[0] == 100 * canvas / 56)
+            assert (ink.get_color(), ink.get_linestyle()) == (look.get_color(), look.get_linestyle())
+    assert len({line.get_color() for line in handles.values()}) == 5
+
+
 def test_from_runs_to_the_files(configure, script, tmp_path, monkeypatch):
     monkeypatch.setattr(
         invariance, "AMOUNTS", {"angle": (-180.0, 0.0, 90.0), "scale": (0.5, 1.0), "shift": (0.0,)}
@@ -100,6 +138,10 @@ def test_from_runs_to_the_files(configure, script, tmp_path, monkeypatch):
     assert status == 0 and said.startswith((out / "invariance.md").read_text())
     cnn, stn = json.loads((out / "invariance.json").read_text())
     assert (cnn["seeds"], stn["seeds"], stn["images"]) == ([0], [0, 1], 60)
+    assert (
+        cnn["name"] == "CNN on rotated digits (R)"
+        and "- A: CNN on rotated digits (R) (runs mnist_r/cnn" in said
+    )
     angle = stn["factors"]["angle"]
     errors = np.array(angle["errors"])
     assert errors.shape == (2, 3) and errors[0].tolist() != errors[1].tolist()

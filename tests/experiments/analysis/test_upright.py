@@ -6,6 +6,7 @@ from matplotlib.image import imread
 
 from experiments.analysis.upright import concentrations, mosaic
 from experiments.engine.run import run
+from experiments.report import load_results, pictures
 
 
 def test_the_mosaic_has_the_classes_row_by_row():
@@ -23,7 +24,9 @@ def test_opposite_directions_are_one_axis():
     assert concentrations(np.full(3, -170.0)) == pytest.approx((1, 1))
 
 
-def test_from_runs_to_the_picture(configure, script, tmp_path):
+def test_from_runs_to_the_picture(configure, script, tmp_path, monkeypatch):
+    drawn, save = [], pictures.save
+    monkeypatch.setattr(pictures, "save", lambda figure, path: drawn.append(figure) or save(figure, path))
     for more in (["seed=0"], ["seed=1"], ["dataset.distort.max_angle=180"], ["model=cnn"]):
         run(configure("experiment=upright", "trainer.iterations=2", *more), more)
     path = tmp_path / "a" / "poses.png"
@@ -31,7 +34,22 @@ def test_from_runs_to_the_picture(configure, script, tmp_path):
     assert (status, said) == (0, f"{path}\n")
     picture = imread(path)
     assert picture.shape[1] / picture.shape[0] == pytest.approx(
-        2 * 2.3 / 5.9, rel=0.01
+        2 * 2.45 / 5.6, rel=0.01
     )  # two ranges, two seeds
+    (figure,) = drawn
+    assert figure._suptitle.get_text().startswith("ST-CNN (affine) on rotated digits: the pose")
+    (narrow, wide) = (axes.get_title().split("\n") for axes in figure.axes if axes.get_title())
+    assert (narrow[0], wide[0]) == ("rotations of −90° to 90°", "rotations of −180° to 180°")
+    results = [one for one in load_results([tmp_path / "outputs"]) if one.transform]
+    errors = {
+        one.seed: one.metric("test_error")
+        for one in results
+        if one.config["dataset"]["distort"]["max_angle"] == 90
+    }
+    assert narrow[1] == f"test error {(errors[0] + errors[1]) / 2:.2f} %"
+    assert wide[2].startswith("concentration: directions 0.") and ", axes 0." in wide[2]
+    note = " ".join(figure.legends[0].get_title().get_text().split())
+    assert "Without a run: −45° to 45°, −135° to 135°, 0° to 180°, −180° to 0°." in note
+    assert "Numbers are means over seeds. Training: 2 steps, schedule smoke." in note
     status, _, error = script("upright.py", *map(str, tmp_path.glob("outputs/upright/cnn*")))
     assert status == 2 and "None of these runs" in error

@@ -11,6 +11,7 @@ from experiments.benchmarks.page import page_markdown, paragraph, section_markdo
 from experiments.benchmarks.suites import SUITES, merge, run_suites
 from experiments.benchmarks.timing import Timing, comparison, largest_difference
 from experiments.engine.build import UserError
+from experiments.report import pictures
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -126,6 +127,23 @@ def test_page_and_paragraph_are_made_of_the_measured_rows(tmp_path):
     paragraph = readme.read_text()
     assert "4.0 times as fast" in paragraph and "(3.0 times without its data pipeline)" in paragraph
     assert paragraph.startswith("Before.\n") and paragraph.endswith("After.\n") and "old" not in paragraph
+
+
+def test_the_plot_says_of_which_network_and_machine_it_is_and_what_the_limit_is(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: drawn.append(figure) or path)
+    sizes = [
+        {"side": side, "batch": batch, "width": 4, "step_ms": 2.0 * side, "limit_ms": side}
+        for side, batch in ((28, 64), (42, 64), (28, 128))
+    ]
+    (tmp_path / "b.json").write_text(json.dumps({"size": [section(*sizes, device="cpu: A, 2 threads")]}))
+    write_page(tmp_path / "b.json")
+    (figure,) = drawn
+    assert figure._suptitle.get_text().startswith("ST-CNN (affine): time of a training step")
+    assert figure._suptitle.get_text().endswith("(A, 2 threads)")
+    assert "floating-point operations of the step" in figure.legends[0].get_title().get_text()
+    step, limit = figure.axes[0].lines
+    assert (list(step.get_ydata()), list(limit.get_ydata())) == ([56, 84], [28, 42])
 
 
 def test_each_machine_has_figures_of_its_own_and_says_whether_it_multiplies_bf16():

@@ -5,12 +5,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.report import details
-from experiments.report.pictures import LINES, STYLES, head, line
+from experiments.report.pictures import LINES, STYLES, head, line, shorten, show
 from experiments.report.subject import Score, Words
 from experiments.sections.figures import COLOURS
 
@@ -93,6 +94,22 @@ def test_title_note_and_legend_stay_on_the_page_and_off_the_axes(width):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == names
 
 
+@pytest.mark.parametrize("height", [2.0, 12.0])
+def test_a_grid_of_images_has_no_empty_rows(height):
+    figure = Figure(figsize=(6, height), layout="constrained")
+    for axes in figure.subplots(2, 4).flat:
+        show(axes, torch.zeros(1, 8, 8))
+    head(figure, "title", note="a note")
+    shorten(figure)
+    FigureCanvasAgg(figure).draw()
+    first, *_, last = (axes.get_window_extent() for axes in figure.axes)
+    if height < 3:
+        assert figure.get_figheight() == height  # low already: it is not stretched
+    else:
+        assert 0 < first.y0 - last.y1 < 0.2 * first.height
+        assert figure._suptitle.get_window_extent().y0 - first.y1 < 0.2 * first.height
+
+
 def test_a_run_is_told_in_plain_words():
     run = {"experiment": "mine", "dataset": "mnist", "model": "st_cnn", "transform": "tps"}
     words = Words({"mine": "turned digits"})
@@ -102,6 +119,10 @@ def test_a_run_is_told_in_plain_words():
     told = words.subject(finished)
     assert told.title("It works").replace("\N{NO-BREAK SPACE}", " ") == "It works: test error 0.62 %"
     assert told.training == "8,000 steps, schedule fast, seed 3"
+    assert told.note("All digits.") == "All digits. Training: 8,000 steps, schedule fast, seed 3."
+    assert words.subject(run).note("All digits.") == "All digits."
+    several = Words({"mine": "turned digits"}, variant=lambda run: f"up to {run['config']['most']}")
+    assert several.subject({**run, "config": {"most": 30}}).data == "turned digits (up to 30)"
     other = Words(score=Score("found", "found {:.0f} times")).subject(
         {**finished, "model": "my_net", "transform": None}
     )

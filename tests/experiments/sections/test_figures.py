@@ -21,6 +21,7 @@ from experiments.sections.figures import (
     class_means,
     classification,
     crops,
+    examples,
     outline,
     pairs,
     pose_histograms,
@@ -31,6 +32,7 @@ from experiments.sections.figures import (
 from stn.datasets.digits import load_digits
 from stn.datasets.distorted import DistortedDigits
 from stn.datasets.distortions import rotate
+from stn.models.mnist import cnn
 from stn.transforms import pose
 
 SUBJECT = Subject("ST-CNN (affine)", "rotated digits (R)", "test error 0.58 %", "4 steps, seed 0")
@@ -70,8 +72,9 @@ def drawn(monkeypatch):
     """The figures that would be written, by the name of their file."""
     found = {}
 
-    def keep(figure, path, **_):
+    def keep(figure, path, *, dpi=130):
         found[path.name] = figure
+        figure.set_dpi(dpi)
         return path
 
     for module in (classification, boxes, whole_sets):
@@ -151,12 +154,16 @@ def test_a_matrix_of_many_classes_is_drawn_too(tmp_path):
 
 def test_wrong_cases_are_the_first_ones_beside_those_given():
     data, model = rotated({0, 7, 30, 31, 120, 200, 300})
-    chosen, rule = right_and_wrong(model, data.test, [0, 5], "two digits", 4, batch=100)
+    chosen, rule = right_and_wrong(model, data.test, [0, 5], "two digits", "digit", 4, batch=100)
     assert chosen == [0, 5, 7, 30, 31, 120] and model.seen == 200  # what comes later is not computed
-    assert rule == "Shown: two digits, then the first 4 of the others that the network has wrong."
-    assert right_and_wrong(model, data.test, [0], "one", 9)[1].startswith("Shown: one, then all 6 of")
+    assert rule == "Shown: two digits, then the first four other digits that are misclassified."
+    _, rule = right_and_wrong(model, data.test, [0], "one", "digit", 9)
+    assert rule == "Shown: one, then all six other digits that are misclassified."
+    _, rule = right_and_wrong(rotated({2})[1], data.test, [0], "one", "digit", 9)
+    assert rule == "Shown: one, then the only other digit that is misclassified."
     _, faultless = rotated(())
-    assert right_and_wrong(faultless, data.test, [3], "one", 4)[0] == [3]
+    none = right_and_wrong(faultless, data.test, [3], "one", "digit", 4)
+    assert none == ([3], "Shown: one; no other digit is misclassified.")
 
 
 def test_the_figures_of_a_run_say_what_they_show(drawn, tmp_path):
@@ -168,10 +175,11 @@ def test_the_figures_of_a_run_say_what_they_show(drawn, tmp_path):
     for figure in drawn.values():
         told = words(figure)
         assert "ST-CNN (affine)" in told and "rotated digits (R)" in told and "test error 0.58 %" in told
+        assert "Training: 4 steps, seed 0." in told
     told = words(drawn["examples.png"])
     assert (
         "thick edge: top of the window" in told
-        and "the first test digit of each class, then the first 4" in told
+        and "the first test digit of each class, then the first four" in told
     )
     below = [axes.get_xlabel() for axes in drawn["examples.png"].axes if axes.get_xlabel()]
     marks = [text for text in below if text.startswith("\N{BALLOT X} ")]
@@ -187,30 +195,32 @@ def test_the_figures_of_a_run_say_what_they_show(drawn, tmp_path):
     assert drawn["class_means.png"].axes[20].get_ylabel() == "undistorted"
 
 
-def test_the_outline_is_the_histogram_of_what_was_put_in(drawn, tmp_path):
+def test_the_outline_is_the_histogram_of_what_was_applied(drawn, tmp_path):
     generator = torch.Generator().manual_seed(1)
     windows = [
         {key: torch.randn(300, generator=generator) for key in ("angle", "scale", "x", "y")} for _ in "ab"
     ]
-    put_in = {key: 2 * torch.rand(500, generator=generator) - 1 for key in ("angle", "scale", "x")}
-    put_in["y"] = torch.full((500,), 0.25)
-    pose_histograms(windows, tmp_path / "poses.png", title="t", put_in=put_in)
+    applied = {key: 2 * torch.rand(500, generator=generator) - 1 for key in ("angle", "scale", "x")}
+    applied["y"] = torch.full((500,), 0.25)
+    pose_histograms(windows, tmp_path / "poses.png", title="t", applied=applied)
     figure = drawn["poses.png"]
-    for axes, key in zip(figure.axes[:3], put_in, strict=False):
+    for axes, key in zip(figure.axes[:3], applied, strict=False):
         first, *_, outline = axes.patches
         bars = axes.patches[
             : len(axes.patches) // 2
         ]  # of the first windows; as many of the second; the outline
         edges = [*(bar.get_x() for bar in bars), bars[-1].get_x() + first.get_width()]
-        counts, _ = np.histogram(put_in[key].numpy(), edges)
+        counts, _ = np.histogram(applied[key].numpy(), edges)
         heights = np.unique(outline.get_xy()[:, 1].round(6))
         assert set(heights) == set((100 * counts / 500).round(6)) | {0.0}
         counts, _ = np.histogram(windows[0][key].numpy(), edges)
         np.testing.assert_allclose([bar.get_height() for bar in bars], counts / 3, atol=1e-4)
-        assert axes.get_xlabel()
+        assert (
+            axes.get_xlabel().split("bin width ")[1].rstrip("\N{DEGREE SIGN}") == f"{first.get_width():.2g}"
+        )
     (same,) = figure.axes[3].lines  # what all digits have in common is a line
-    assert list(same.get_xdata()) == [0.25, 0.25] and "0.25 for every digit" in figure.axes[3].get_title()
-    assert "put in: the frames of the digits" in words(figure) and "%" in figure.axes[0].get_ylabel()
+    assert list(same.get_xdata()) == [0.25, 0.25] and "0.25 to every digit" in figure.axes[3].get_title()
+    assert "applied by the distortion" in words(figure) and "%" in figure.axes[0].get_ylabel()
 
 
 def test_places_in_whole_pixels_fill_a_bin_each():
@@ -241,6 +251,37 @@ def test_every_window_has_its_colour_in_the_legend(drawn, transform, tmp_path):
     assert "predicted window" in told and "true box" in told
     styles = [line.get_linestyle() for line in drawn["windows.png"].legends[0].get_lines()]
     assert styles == ["-", ":"]  # as on the images: white dots are the truth
+
+
+def test_windows_larger_than_the_image_are_seen_in_a_margin_and_plain_images_have_none(drawn, tmp_path):
+    class Wide(stn.Affine):
+        def identity(self):
+            return 1.4 * super().identity()
+
+    images, labels = torch.rand(2, 3, 24, 24), torch.tensor([0, 1])
+    for model, left in ((Windows({}, transform=Wide()), -6.5), (cnn((3, 24, 24), width=2).eval(), -0.5)):
+        examples(model, images, labels, tmp_path / "examples.png", title="t")
+        crops(model, images, labels, [*"abcdefghij"], tmp_path / "crops.png", title="t")
+        pairs(model, images, labels, tmp_path / "pairs.png", title="t")
+        for figure in drawn.values():
+            axes = figure.axes[0]
+            assert axes.get_xlim() == (left, 23 - left) and axes.get_ylim() == (23 - left, left)
+            assert axes.images[0].get_extent() == [-0.5, 23.5, 23.5, -0.5]
+            for line in axes.lines:
+                assert left < line.get_xdata().min() and line.get_xdata().max() < 23 - left
+
+
+def test_crops_have_headers_and_lines_of_two_pixels(drawn, tmp_path):
+    model, images = Windows({}, count=4), torch.rand(2, 3, 20, 20)
+    path = tmp_path / "crops.png"
+    crops(model, images, torch.tensor([0, 1]), [*"abcdefghij"], path, title="t", files=["one.jpg", "two.jpg"])
+    each = ["image", *(f"crop {k}" for k in range(1, 5))]
+    figure = drawn["crops.png"]
+    titles = [axes.get_title().split("\n")[0] for axes in figure.axes]
+    assert titles == each * 2 and figure.axes[0].get_title() == "image\none.jpg"
+    assert figure.get_dpi() >= 100
+    thinnest = min(line.get_linewidth() for line in figure.axes[0].lines)
+    assert thinnest * figure.get_dpi() / 72 >= 2
 
 
 def test_means_without_the_undistorted_digits_have_no_row_of_them(drawn, tmp_path):

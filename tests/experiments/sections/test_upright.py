@@ -21,6 +21,7 @@ from experiments.sections.upright import (
     CLASSES,
     ROWS,
     UPRIGHT,
+    WORDS,
     circular,
     concentration,
     distance,
@@ -165,6 +166,16 @@ def test_the_claim_asks_how_far_the_mean_pose_is_from_the_middle_and_whether_dig
     near, shared = [part for part in CLAIM.parts if "135" in part.runs.name]
     two_poses = finished(0, 135, 1.0)
     assert near.runs.value(two_poses) < near.below and shared.runs.value(two_poses) < shared.above
+
+
+def test_titles_tell_ranges_apart():
+    run = {"experiment": "upright", "dataset": "mnist", "model": "st_cnn", "transform": "affine"}
+    for distort, told in (
+        ({"max_angle": 45}, "−45° to 45°"),
+        ({"middle": -90, "max_angle": 90}, "−180° to 0°"),
+    ):
+        config = {"dataset": {"distort": distort}}
+        assert WORDS.subject({**run, "config": config}).data == f"rotated digits ({told})"
 
 
 def test_several_transformers_have_numbers_of_their_own_and_none_has_none(configure):
