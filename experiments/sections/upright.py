@@ -124,7 +124,7 @@ def circular(degrees: Tensor) -> tuple[float, float]:
 class Upright(Classification):
     """Classification of turned digits; `evaluate` also measures the angle that the transformer leaves.
 
-    The residual angle of a digit is the angle that was put in minus the angle of the window, which is the angle taken
+    The residual angle of a digit is the angle that was applied minus the angle of the window, which is the angle taken
     out. Both are clockwise as displayed, so it is the angle by which the digit stands turned in the transformer's
     output: 0 is upright as people write, and the input's angle is what the identity leaves.
 
