@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.analysis.claims import claims_sentence, read_benchmarks
 from experiments.engine.build import UserError
 from experiments.engine.result import Result
 from experiments.report import (
@@ -25,7 +26,7 @@ from experiments.report import (
     write_tables,
 )
 from experiments.report.wandb_tables import log_tables
-from experiments.sections import TABLES, distorted_mnist
+from experiments.sections import CLAIMS, TABLES, distorted_mnist
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLE = Table(
@@ -626,7 +627,9 @@ def test_the_published_tables_are_those_of_the_published_runs(tmp_path):
         assert (ROOT / "results" / path).read_bytes() == content, f"{path} is out of date: make tables"
     page = tmp_path / "front.md"
     page.write_text((ROOT / "README.md").read_text())
-    assert embed(page, headline(TABLES["table1"], load_results([ROOT / "results"])), "headline")
+    results = load_results([ROOT / "results"])
+    said = claims_sentence(CLAIMS, results, read_benchmarks(ROOT / "results"))
+    assert embed(page, f"{headline(TABLES['table1'], results)}\n{said}\n", "headline")
     assert page.read_text() == (ROOT / "README.md").read_text(), "README.md is out of date: make tables"
 
 
