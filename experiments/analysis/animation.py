@@ -20,11 +20,7 @@ from experiments.sections import TABLES
 
 FRAMES = 48  # at most so many snapshots are shown
 SIDE, GAP = 84, 6  # pixels: of an image, between images
-TITLE, LEFT, LEGEND = (
-    30,
-    56,
-    24,
-)  # pixels: above the images, left of them for the names of rows, below the classes
+TITLE, LEFT, LEGEND = 30, 56, 24  # pixels: above the images, left of them for names, below the classes
 FINE = 2  # lines and letters are drawn so many times as large
 SHADES = 64  # colours of the palette
 SHOWN, LAST = 120, 3000  # milliseconds of a frame, and of the last one

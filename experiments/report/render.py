@@ -171,12 +171,12 @@ def provenance(results: Iterable[Result], tables: Sequence[Table] = ()) -> str:
 
 def _cell_and_number(run: Result, tables: Sequence[Table]) -> tuple[str, str]:
     """The labels of a run's row and column, and its number with its name: its table's, or its error, or accuracy."""
-    table = next((one for one in tables if one.against_paper(run) is not None), None)
     cell, own = MISSING, []
-    if table is not None:
-        told, first = table.against_paper(run) or {}, next(iter(table.columns))
-        cell = told["row"] if table.metrics else f"{told['row']}; {told['column']}"
-        own = [(table.metric_of(first), table.decimals)]
+    for table in tables:
+        if (told := table.against_paper(run)) is not None:
+            cell = told["row"] if table.metrics else f"{told['row']}; {told['column']}"
+            own = [(table.metric_of(next(iter(table.columns))), table.decimals)]
+            break
     for metric, decimals in [*own, ("test_error", 2), ("test_accuracy", 2)]:
         if metric in run.metrics:
             return cell, f"{metric.removeprefix('test_')} {run.metrics[metric]:.{decimals}f}"
