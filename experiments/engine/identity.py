@@ -74,21 +74,6 @@ MOVED: dict[str, str] = {
     "experiments.mnist_addition": "experiments.sections.mnist_addition",
 }
 
-# Overrides of a required run, as earlier runs stored them -> the overrides that make the same run today.
-RESTATED: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("experiment=mnist_p", "model=cnn", "trainer=fast", "dataset=mnist", "seed=0"): (
-        "experiment=mnist_p_literal",
-        "model=cnn",
-        "trainer=fast",
-        "optimizer=adamw",
-        "++schedules.fast.iterations=5000",
-        "++schedules.fast.warmup=0.25",
-        "++schedules.fast.label_smoothing=0",
-        "dataset=mnist",
-        "seed=0",
-    ),
-}
-
 
 def current_name(target: str) -> str:
     """Where the class or function of a stored `_target_` is today.
@@ -185,5 +170,5 @@ def _named(node: Any, prefix: str = "") -> Any:
             out[key] = current_name(value).rsplit(".", 1)[-1] if is_target else _named(value, path)
         return out
     if isinstance(node, list):
-        return list(RESTATED.get(tuple(map(str, node)), [_named(value, prefix) for value in node]))
+        return [_named(value, prefix) for value in node]
     return node

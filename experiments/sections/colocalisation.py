@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from experiments.engine.run import load_run
 from experiments.engine.task import Classification
 from experiments.report import Claim, Level, Result, Row, Section, Table, runs_in
 from experiments.report.subject import Score, Subject, Words
-from stn import sample
 from stn.datasets.colocalisation import SharedDigit
 from stn.models.mnist import CNN
 
@@ -116,60 +116,75 @@ def embedding(run_dir: str, *, data_dir: str | None = None) -> Embedding:
 
 
 class Colocalisation(Task):
-    """The triplet hinge of appendix A.2 on the features e() of crops, from a frozen network.
+    """The triplet hinge of appendix A.2 on the features e() of crops, from a frozen network, for each image n:
 
-        mean over pairs n != m of max(0, |e(I_n^T) - e(I_m^T)|^2 - |e(I_n^T) - e(I_n^rand)|^2 + margin)
+        max(0, near over m of |e(I_n^T) - e(I_m^T)|^2 - least over k of |e(I_n^T) - e(I_n^rand k)|^2 + margin)
 
     The CNN's three layers of activations are scaled to unit length and concatenated, so that none outweighs the others
     and squared distances lie between 0 and 6 or so.
 
+    Two things keep windows from agreeing on nothing. First, the nearest of several random crops counts: a window that
+    shows nothing is as near to a crop that shows nothing. Second, the nearest other images count, by the soft minimum
+    `near`. At first few windows are on the digit, and these find each other, but their mean distance to all windows is
+    larger than that of windows that show nothing.
+
+    theta follows the gradient of the smoothed loss (Gaussian smoothing, Nesterov and Spokoiny 2017), since a window far
+    from the digit gets no useful gradient from the pixels at its edge. Each of several looks moves the windows by noise
+    and by its mirror image: (loss(theta + noise) - loss(theta - noise)) / (2 sigma^2) * noise, of an image's own hinge.
+    What the move of one window does to the hinges of other images is left out: it is one partner of many there.
+
     Args:
         embedding: the frozen network, and its result.
         margin: of the hinge.
-        held_share: share of the training in which the windows' size is held and only their place is learnt.
-        crop: side of the random crops while the size is held, as a share of the image's side.
-        crop_ratio: side of the random crops from then on, as a multiple of the window's own, at most the image's side.
-            The size gets a gradient from them as well: of a window so large that any other holds the same, the hinge is
-            high.
+        temperature: of the soft minimum, in squared distances. 0 would be the nearest image, infinity the mean.
+        looks: pairs of mirrored moves of each image in a step.
+        smoothing: standard deviation of the moves at the start and at the end of training, in units of tx and ty.
+        size_smoothing: likewise, of the logarithm of s.
 
     Raises:
-        UserError: for shares outside 0 to 1, and crops without a size.
+        UserError: for numbers out of range.
     """
 
-    separable = False  # pairs of images are compared: no part of a batch stands for itself
+    separable = False  # images are compared with each other: no part of a batch stands for itself
 
     def __init__(
         self,
         embedding: Embedding,
         *,
-        margin: float = 4.0,
-        held_share: float = 0.25,
-        crop: float = 1 / 3,
-        crop_ratio: float = 1.25,
+        margin: float = 1.0,
+        temperature: float = 0.05,
+        looks: int = 4,
+        smoothing: Sequence[float] = (0.4, 0.05),
+        size_smoothing: Sequence[float] = (0.2, 0.1),
     ) -> None:
-        if not 0 <= held_share <= 1:
+        if temperature <= 0 or looks < 1:
             raise UserError(
-                f"task.held_share={held_share} is not valid: it is a share of the training, 0 to 1."
+                f"task.temperature={temperature} and task.looks={looks} are not valid: the first is above 0, the "
+                "second from 1."
             )
-        if not (0 < crop <= 1 and crop_ratio > 0):
-            raise UserError(
-                f"task.crop={crop} and task.crop_ratio={crop_ratio} are not valid: the first is a share of the image's "
-                "side, above 0 to 1, the second of the window's, above 0."
-            )
+        for name, values in (("smoothing", smoothing), ("size_smoothing", size_smoothing)):
+            if len(values) != 2 or min(values) <= 0:
+                raise UserError(
+                    f"task.{name}={list(values)} is not valid: it is two numbers above 0, such as [0.4,0.05]."
+                )
         network, result = embedding
         self.network = network.eval().requires_grad_(False)
-        self.margin, self.held_share, self.crop, self.crop_ratio = margin, held_share, crop, crop_ratio
+        self.margin, self.temperature, self.looks = margin, temperature, looks
+        self.first = torch.tensor([size_smoothing[0], smoothing[0], smoothing[0]])
+        self.last = torch.tensor([size_smoothing[1], smoothing[1], smoothing[1]])
+        self.sigma = self.first.clone()  # of log s, tx and ty; updated in place, for recorded CUDA graphs
         self.metrics = {"embedding_error": result.metric("test_error")}
 
     def to(self, device: torch.device) -> None:
         self.network.to(device)
+        self.first, self.last, self.sigma = (each.to(device) for each in (self.first, self.last, self.sigma))
 
     def at(self, model: Any, share: float) -> None:
-        """Holds or frees the windows' size, given the share of the training that is done.
+        """Sets the standard deviations of the moves, which fall geometrically, given the share of the training done.
 
         It is not part of `loss`, since a recorded CUDA graph would repeat the state in which it was recorded.
         """
-        model.head.hold_size(share < self.held_share)
+        self.sigma.copy_(self.first * (self.last / self.first) ** share)
 
     def describe(self, crops: Tensor) -> Tensor:
         """e(): crops (B, 1, h, w) -> (B, features), three concatenated vectors of unit length."""
@@ -181,28 +196,46 @@ class Colocalisation(Task):
 
         Args:
             model: the localiser.
-            batch: images (B, 1, S, S) and the places of the random crops (B, 2), as `CropStream` draws them.
+            batch: images (B, 1, S, S) and the windows of the random crops (B, K, 3), as `CropStream` draws them.
 
         Returns:
-            As `Classification.loss`; of the sums, `violations` is the share of pairs that are not apart by the margin,
-            times the number of images.
+            As `Classification.loss`. The loss is the mean over the moved windows. Of the sums, `violations` is the
+            number of images that are not apart by the margin, a mean over the moves.
+
+        Raises:
+            UserError: there is one image alone.
         """
-        images, places = batch
-        _, aux = model(images)
-        crops = aux["warped"][:, 0]
-        free = model.head.size_free
-        own = (self.crop_ratio * aux["theta"][:, 0, :1]).clamp(max=1.0)
-        side = free * own + (1 - free) * self.crop
-        grid = model.transformers.transform.grid(
-            torch.cat([side, (1 - side) * places], 1), tuple(crops.shape[2:])
+        images, windows = batch
+        if len(images) < 2:
+            raise UserError("Co-localisation compares images with each other: a batch needs two at least.")
+        transformers, head = model.transformers, model.head
+        theta = transformers.locate(images)
+        at = torch.cat([theta[:, 0, :1].log(), theta[:, 0, 1:]], 1).float()  # log s, tx, ty
+        slope, total, violations = (
+            torch.zeros_like(at),
+            torch.zeros_like(at[:, 0]),
+            torch.zeros_like(at[:, 0]),
         )
-        random = self.describe(sample(images, grid))
-        hinge = triplet_hinge(self.describe(crops), random, self.margin)
-        pairs = max(len(images) * (len(images) - 1), 1)
-        loss = hinge.sum() / pairs
+        with torch.no_grad():
+            crops = transformers.warp(images, windows)  # (B, K, 1, h, w)
+            random = torch.stack([self.describe(each) for each in crops.unbind(1)], 1)
+            for _ in range(self.looks):
+                noise = self.sigma * torch.randn_like(at)
+                hinges = []
+                for move in (noise, -noise):
+                    moved = within(at + move, head.smallest, head.largest)
+                    warped = transformers.warp(images, moved[:, None])
+                    mine = self.describe(warped[:, 0])
+                    hinges.append(triplet_hinge(mine, random, self.margin, self.temperature))
+                    total += hinges[-1] / (2 * self.looks)
+                    violations += (hinges[-1] > 0) / (2 * self.looks)
+                slope += (hinges[0] - hinges[1])[:, None] * noise / (2 * self.sigma**2) / self.looks
+        # The value of the last two terms is 0; their gradient in theta is the estimate.
+        estimate = (at * slope).sum(1).mean()
+        loss = total.mean() + estimate - estimate.detach()
         count = torch.full((), len(images), device=images.device)
-        violations = (hinge.detach() > 0).sum() / pairs * count
-        return loss, {"loss": loss.detach() * count, "violations": violations, "images": count}, aux
+        sums = {"loss": total.sum(), "violations": violations.sum(), "images": count}
+        return loss, sums, {"theta": theta, "warped": warped}
 
     watch = Classification.watch
 
@@ -230,22 +263,47 @@ class Colocalisation(Task):
         return metrics | self.metrics, torch.cat(windows)
 
 
-def triplet_hinge(mine: Tensor, random: Tensor, margin: float) -> Tensor:
-    """max(0, |mine_n - mine_m|^2 - |mine_n - random_n|^2 + margin), and 0 for n = m.
+def within(at: Tensor, smallest: float, largest: float) -> Tensor:
+    """Windows (s, tx, ty) in the image, the nearest ones to those of (log s, tx, ty).
+
+    Args:
+        at: (B, 3).
+        smallest: bound of s.
+        largest: bound of s.
+
+    Returns:
+        (B, 3).
+    """
+    side = at[:, :1].exp().clamp(smallest, largest)
+    return torch.cat([side, at[:, 1:].maximum(side - 1).minimum(1 - side)], 1)
+
+
+def triplet_hinge(mine: Tensor, random: Tensor, margin: float, temperature: float) -> Tensor:
+    """max(0, near_n - least_n + margin) for each image n.
+
+    near_n is the soft minimum of the squared distances d to the windows of the other images,
+    -temperature * log(mean(exp(-d / temperature))), and least_n the smallest one to n's own random crops.
 
     Args:
         mine: (B, features), of the windows' crops.
-        random: (B, features), of the random crops.
+        random: (B, K, features), of the random crops.
         margin: of the hinge.
+        temperature: of the soft minimum, above 0.
 
     Returns:
-        (B, B): row n, column m.
+        (B,), float32 under autocast too.
     """
-    length = mine.square().sum(1)
-    same = (length[:, None] + length - 2 * mine @ mine.T).clamp(min=0)
-    other = (mine - random).square().sum(1)
-    hinge = F.relu(same - other[:, None] + margin)
-    return hinge - torch.diag_embed(hinge.diagonal())
+    with torch.autocast(mine.device.type, enabled=False):
+        length = mine.square().sum(1)
+        same = (length[:, None] + length - 2 * mine @ mine.T).clamp(min=0)
+        same = same.masked_fill(torch.eye(len(mine), dtype=torch.bool, device=mine.device), torch.inf)
+        near = -temperature * ((-same / temperature).logsumexp(1) - math.log(len(mine) - 1))
+        products = torch.bmm(random, mine[:, :, None])[
+            :, :, 0
+        ]  # (B, K); the differences themselves take a while
+        others = torch.linalg.vector_norm(random, dim=2).square()
+        least = (length[:, None] + others - 2 * products).clamp(min=0).amin(1)
+    return F.relu(near - least + margin)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:

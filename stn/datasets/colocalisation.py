@@ -1,4 +1,4 @@
-"""Co-localisation (appendix A.2): images that contain one digit class each, and places for random crops of them."""
+"""Co-localisation (appendix A.2): images that contain one digit class each, and random crops of them."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -55,24 +55,29 @@ def place_digit(
 
 
 class CropStream(TrainStream):
-    """Training batches without end: images in a new order every epoch, each with a uniform place for a random crop.
+    """Training batches without end: images in a new order every epoch, each with the windows of random crops.
 
     From a restored state the same batches follow, to the bit.
 
     Args:
         images: (N, 1, S, S), uint8.
         roll: each image is shifted by up to so many pixels across and down; what leaves it comes in at the other side.
+        crops: number of random crops of each image.
+        smallest_crop: their least side, as a share of the image's. Sides are uniform from there to 1, and places are
+            uniform among those in the image.
         batch_size: from 1 to N.
-        seed: of order, shifts and places.
+        seed: of order, shifts and crops.
 
     Raises:
         ValueError: The batch is larger than the number of images, or empty.
     """
 
-    def __init__(self, images: Tensor, *, roll: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, images: Tensor, *, roll: int, crops: int, smallest_crop: float, batch_size: int, seed: int
+    ) -> None:
         labels = torch.zeros(len(images), device=images.device)  # never used: there are none
         super().__init__(images, labels, lambda images, _: images, batch_size=batch_size, seed=seed)
-        self.roll = roll
+        self.roll, self.crops, self.smallest_crop = roll, crops, smallest_crop
 
     def batch(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """The second half of `next_batch`.
@@ -81,15 +86,18 @@ class CropStream(TrainStream):
             drawn: (B,), as of `draw`.
 
         Returns:
-            Images (B, 1, S, S), float32 in [0, 1]; and places (B, 2), x and y of a crop of any size, from -1 at the
-            left or upper edge of the image to 1 at the right or lower one.
+            Images (B, 1, S, S), float32 in [0, 1]; and the windows of the crops (B, crops, 3), each (s, tx, ty) of
+            eq. 2: its side as a share of the image's, and its centre, -1 to 1 from edge to edge.
         """
         images = self.images.index_select(0, drawn).float() / 255
         if self.roll:
             span = 2 * self.roll + 1
             shift = torch.randint(span, (2, len(drawn), 1), generator=self.generator, device=images.device)
             images = roll_each(images, *(shift - self.roll))
-        return images, 2 * torch.rand(len(drawn), 2, generator=self.generator, device=images.device) - 1
+        shape = (len(drawn), self.crops, 3)
+        side, x, y = torch.rand(shape, generator=self.generator, device=images.device).unbind(2)
+        side = self.smallest_crop + (1 - self.smallest_crop) * side
+        return images, torch.stack([side, (1 - side) * (2 * x - 1), (1 - side) * (2 * y - 1)], 2)
 
 
 def roll_each(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -128,6 +136,8 @@ class SharedDigit:
         digit: the class, 0 to 9.
         count: at most so many images.
         roll: as of `CropStream`, in training.
+        crops: likewise.
+        smallest_crop: likewise.
         val_size: must be 0, since no labels are learnt from.
         seed: of order, shifts and crops in training.
         test_seed: of the images.
@@ -139,7 +149,7 @@ class SharedDigit:
         test: the `FixedSet` of images and boxes (N, 4).
 
     Raises:
-        ValueError: `digit`, `roll` or `val_size` is out of range.
+        ValueError: `digit`, `roll`, `crops`, `smallest_crop` or `val_size` is out of range.
 
     Examples:
         >>> from functools import partial
@@ -159,6 +169,8 @@ class SharedDigit:
         digit: int = 0,
         count: int = 100,
         roll: int = 14,
+        crops: int = 8,
+        smallest_crop: float = 1 / 6,
         val_size: int = 0,
         seed: int = 0,
         test_seed: int = 0,
@@ -172,10 +184,15 @@ class SharedDigit:
             )
         if roll < 0:
             raise ValueError(f"dataset.roll={roll} is not valid: it is a number of pixels from 0.")
+        if crops < 1 or not 0 < smallest_crop <= 1:
+            raise ValueError(
+                f"dataset.crops={crops} and dataset.smallest_crop={smallest_crop} are not valid: the first is a number "
+                "of crops from 1, the second a share of the image's side, above 0 to 1."
+            )
         self.name = digits.name
         self.device = torch.device(device)
         self.digit = digit
-        self._seed, self._roll = seed, roll
+        self._seed, self._roll, self._crops, self._smallest_crop = seed, roll, crops, smallest_crop
         generator = torch.Generator().manual_seed(stream_seed(test_seed, f"co-localisation {digit}"))
         chosen = (digits.test_labels == digit).nonzero()[:, 0]
         chosen = chosen[torch.randperm(len(chosen), generator=generator)][:count]
@@ -204,6 +221,8 @@ class SharedDigit:
         return CropStream(
             self._images,
             roll=self._roll,
+            crops=self._crops,
+            smallest_crop=self._smallest_crop,
             batch_size=min(batch_size, len(self._images)),
             seed=self._seed,
         )

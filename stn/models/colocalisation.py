@@ -19,7 +19,7 @@ class WindowHead(nn.Module):
     A sigmoid keeps s, the window's side as a share of the image's, between `smallest` and `largest`. A tanh keeps the
     centre within 1 - s / 2 of the image's centre, so that at most a quarter of the window's side lies outside. The
     centre has no bias: with features of mean zero all windows together do not move, and training can only learn how the
-    images differ. The size is held at `start` until `hold_size(False)`.
+    images differ.
 
     Args:
         in_features: number of features.
@@ -44,7 +44,7 @@ class WindowHead(nn.Module):
         *,
         smallest: float = 1 / 6,
         largest: float = 1.0,
-        start: float = 0.75,
+        start: float = 0.41,
     ) -> None:
         super().__init__()
         if not 0 < smallest < start < largest <= 1:
@@ -53,26 +53,15 @@ class WindowHead(nn.Module):
                 f"model.largest={largest}, shares of the side from 0 to 1."
             )
         self.smallest, self.largest = smallest, largest
-        self.size_free: Tensor
-        # 0 while the size is held, then 1. A tensor: a recorded CUDA graph reads its value at every replay.
-        self.register_buffer("size_free", torch.zeros(()))
         self.weight = nn.Parameter(torch.zeros(3, in_features))
         share = (start - smallest) / (largest - smallest)
         self.start_logit = math.log(share / (1 - share))
         self.size_bias = nn.Parameter(torch.zeros(()))
 
-    def hold_size(self, hold: bool) -> None:
-        """Holds the size at its start, or lets it be learnt.
-
-        Args:
-            hold: whether only the centre is learnt.
-        """
-        self.size_free.fill_(0.0 if hold else 1.0)
-
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             raw = F.linear(features.to(self.weight.dtype), self.weight)
-        logit = self.start_logit + self.size_free * (raw[:, :1] + self.size_bias)
+        logit = self.start_logit + raw[:, :1] + self.size_bias
         size = self.smallest + (self.largest - self.smallest) * logit.sigmoid()
         return torch.cat([size, (1 - size / 2) * raw[:, 1:].tanh()], 1)
 
@@ -118,7 +107,7 @@ class Localiser(nn.Module):
         out_size: int = 28,
         smallest: float = 1 / 6,
         largest: float = 1.0,
-        start: float = 0.75,
+        start: float = 0.41,
     ) -> None:
         super().__init__()
         if not isinstance(transform, Attention):

@@ -1,5 +1,7 @@
 """The triplet loss and the overlap by hand, the frozen network, and a run from nothing to its pictures."""
 
+import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +15,7 @@ from experiments.engine.required import required, run_required
 from experiments.engine.result import Result
 from experiments.engine.run import run
 from experiments.sections import SECTIONS, colocalisation
-from experiments.sections.colocalisation import Colocalisation, embedding, iou, thin, triplet_hinge
+from experiments.sections.colocalisation import Colocalisation, embedding, iou, thin, triplet_hinge, within
 from stn import Attention
 from stn.models.colocalisation import Localiser
 from stn.models.mnist import CNN
@@ -28,24 +30,31 @@ def described(experiment):
     return str([f"experiment={experiment}", "model=cnn", *TINY])
 
 
-NAME = (  # of the run of the CNN that describes crops
-    "cnn-fast,optimizer=adamw,schedules.fast.iterations=5000,schedules.fast.label_smoothing=0,"
-    "schedules.fast.warmup=0.25"
-)
 SMALL = [
     "experiment=colocalisation",
     "images=tc",
     "dataset.digit=0",
-    f"task.embedding.overrides={described('mnist_p')}",
+    f"task.embedding.overrides={described('mnist_r')}",
 ]
 
 
 def test_the_triplet_hinge_by_hand():
     mine = torch.tensor([[0.0, 0], [1, 0], [0, 2]])
-    random = torch.tensor([[3.0, 0], [1, 1], [0, 2]])
-    # squared distances among mine: 01 1, 02 4, 12 5; to random: 9, 1, 0
-    expected = torch.tensor([[0.0, 0, 0], [1 - 1 + 2, 0, 5 - 1 + 2], [4 - 0 + 2, 5 - 0 + 2, 0]])
-    torch.testing.assert_close(triplet_hinge(mine, random, 2.0), expected)
+    random = torch.tensor([[[3.0, 0], [5, 0]], [[1, 1], [1, 3]], [[0, 2], [0, 9]]])
+    # squared distances among mine: 01 1, 02 4, 12 5; to the nearest random crop: 9, 1, 0
+    nearest = torch.tensor([0.0, 1 - 1 + 2, 4 - 0 + 2])
+    torch.testing.assert_close(triplet_hinge(mine, random, 2.0, 1e-3), nearest, atol=1e-3, rtol=0)
+    mean = torch.tensor([0.0, (1 + 5) / 2 - 1 + 2, (4 + 5) / 2 - 0 + 2])
+    torch.testing.assert_close(triplet_hinge(mine, random, 2.0, 1e4), mean, atol=1e-3, rtol=0)
+    between = -0.5 * math.log((math.exp(-1 / 0.5) + math.exp(-5 / 0.5)) / 2) - 1 + 2
+    assert triplet_hinge(mine, random, 2.0, 0.5)[1].item() == pytest.approx(between)
+
+
+def test_windows_are_moved_into_the_image_by_hand():
+    at = torch.tensor([[0.5, 0.9, -0.2], [0.1, 0.5, 0.5], [3.0, 0.1, 0.0], [0.2, -0.9, 0.9]])
+    at[:, 0] = at[:, 0].log()
+    expected = torch.tensor([[0.5, 0.5, -0.2], [0.2, 0.5, 0.5], [1.0, 0.0, 0.0], [0.2, -0.8, 0.8]])
+    torch.testing.assert_close(within(at, 0.2, 1.0), expected)
 
 
 def test_the_overlap_by_hand():
@@ -59,59 +68,86 @@ def frozen(seed):
     return CNN((1, 28, 28), width=4), SimpleNamespace(metric=lambda name: 2.5 + seed)
 
 
-@pytest.mark.parametrize("free", [False, True])
-def test_the_loss_is_the_mean_over_pairs_and_moves_the_localiser_alone(free):
-    task = Colocalisation(frozen(0), margin=3.0, held_share=0.5, crop=0.25, crop_ratio=1.5)
+def windows_of(count, crops=3, seed=5):
+    """Images (B, 1, 84, 84), and windows of random crops."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 1, 84, 84, generator=generator)
+    side = 0.2 + 0.5 * torch.rand(count, crops, 1, generator=generator)
+    return images, torch.cat([side, (1 - side) * (torch.rand(count, crops, 2, generator=generator) - 0.5)], 2)
+
+
+def test_the_loss_is_that_of_the_moved_windows_and_moves_the_localiser_alone():
+    task = Colocalisation(
+        frozen(0), margin=3.0, temperature=0.3, looks=2, smoothing=(0.2, 0.1), size_smoothing=(0.3, 0.1)
+    )
     model = Localiser((1, 84, 84), transform=Attention(), start=0.5)
-    task.at(model, 0.5 if free else 0.49)
-    images, places = torch.rand(6, 1, 84, 84), 2 * torch.rand(6, 2) - 1
-    loss, sums, aux = task.loss(model, (images, places))
+    task.at(model, 0.5)  # halfway, geometrically
+    sigma = torch.tensor([0.03**0.5, 0.02**0.5, 0.02**0.5])
+    images, windows = windows_of(6)
+    torch.manual_seed(3)
+    loss, sums, aux = task.loss(model, (images, windows))
     loss.backward()
     assert all(p.grad is None for p in task.network.parameters())
-    head = model.head
-    assert head.weight.grad[1:].abs().sum() > 0
-    assert (head.size_bias.grad != 0) == free  # the size is held at first
-    # the same by loops over pairs, with torch's own grid and sampler; the side is 1.5 * 0.5 or, held, 0.25
-    side = 0.75 if free else 0.25
-    theta = torch.zeros(6, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, :, 2] = (1 - side) * places
-    grid = torch.nn.functional.affine_grid(theta, (6, 1, 28, 28), align_corners=False)
-    others = torch.nn.functional.grid_sample(images, grid, align_corners=False)
+    assert aux["theta"].shape == (6, 1, 3) and aux["warped"].shape == (6, 1, 1, 28, 28)
 
-    def e(crop):
-        layers = frozen(0)[0].activations(crop[None])
-        return torch.cat([layer.flatten() / layer.norm() for layer in layers])
+    network = frozen(0)[0]
+
+    def crop(theta):  # by torch's own grid and sampler
+        matrix = torch.zeros(6, 2, 3)
+        matrix[:, 0, 0] = matrix[:, 1, 1] = theta[:, 0]
+        matrix[:, :, 2] = theta[:, 1:]
+        grid = torch.nn.functional.affine_grid(matrix, (6, 1, 28, 28), align_corners=False)
+        layers = network.activations(torch.nn.functional.grid_sample(images, grid, align_corners=False))
+        return torch.cat(
+            [layer.flatten(1) / layer.flatten(1).norm(dim=1, keepdim=True) for layer in layers], 1
+        )
 
     with torch.no_grad():
-        mine = [e(crop) for crop in aux["warped"][:, 0]]
-        random = [e(crop) for crop in others]
-    terms = [
-        max(0.0, float((mine[n] - mine[m]).square().sum() - (mine[n] - random[n]).square().sum()) + 3)
-        for n in range(6)
-        for m in range(6)
-        if n != m
-    ]
-    assert loss.item() == pytest.approx(sum(terms) / 30, rel=1e-4)
+        random = torch.stack([crop(windows[:, k]) for k in range(3)], 1)
+        torch.manual_seed(3)
+        hinges, slopes = [], torch.zeros(6, 3)
+        for _ in range(2):
+            noise = sigma * torch.randn(6, 3)
+            both = []
+            for sign in (1, -1):
+                at = torch.tensor([math.log(0.5), 0, 0]) + sign * noise
+                both.append(triplet_hinge(crop(within(at, 1 / 6, 1.0)), random, 3.0, 0.3))
+            hinges += both
+            slopes += (both[0] - both[1])[:, None] / 2 * noise / sigma**2 / 2
+    assert loss.item() == pytest.approx(torch.stack(hinges).mean().item(), rel=1e-4)
     assert sums["images"] == 6 and sums["loss"].item() == pytest.approx(6 * loss.item())
-    assert sums["violations"].item() == pytest.approx(6 * sum(t > 0 for t in terms) / 30)
+    assert sums["violations"].item() == pytest.approx((torch.stack(hinges) > 0).float().mean(0).sum().item())
+    # the size's bias moves all of them by d log s / d bias = (s - 1/6) (1 - s) / (5/6) / s
+    by_hand = slopes[:, 0].mean().item() * (0.5 - 1 / 6) * 0.5 / (5 / 6) / 0.5
+    assert model.head.size_bias.grad.item() == pytest.approx(by_hand, rel=1e-3)
 
 
-def test_the_size_learns_from_the_random_crops_as_well():
-    task = Colocalisation(frozen(0), held_share=0.0, crop_ratio=1.0)
-    model = Localiser((1, 84, 84), transform=Attention(), start=0.5)
-    smooth = torch.nn.functional.interpolate(torch.rand(6, 1, 4, 4), size=(84, 84), mode="bicubic")
-    bias, batch = model.head.size_bias, (smooth, 2 * torch.rand(6, 2) - 1)
-    task.at(model, 0.0)
-    task.loss(model, batch)[0].backward()
+def test_the_estimate_is_the_gradient_of_the_smoothed_loss(monkeypatch):
+    """Against finite differences, of a loss in which no image is compared with another: the ink in the window."""
+    task = Colocalisation(frozen(0), looks=500, smoothing=(0.1, 0.1), size_smoothing=(0.1, 0.1))
+    monkeypatch.setattr(task, "describe", lambda crops: crops.flatten(1))
+    monkeypatch.setattr(colocalisation, "triplet_hinge", lambda mine, *_: mine.mean(1))
+    task.at(None, 0.0)
+    across = torch.linspace(-1, 1, 84)
+    blob = torch.exp(-((across[:, None] - 0.1) ** 2 + 2 * (across - 0.2) ** 2) / 0.05)
+    images, random = blob.expand(2, 1, 84, 84), windows_of(2, crops=1)[1]
+    localiser = Localiser((1, 84, 84), transform=Attention())
 
-    def loss(value):
-        with torch.no_grad():
-            bias.fill_(value)
-            return task.loss(model, batch)[0].item()
+    def loss(theta):
+        transformers = SimpleNamespace(locate=lambda _: theta, warp=localiser.transformers.warp)
+        torch.manual_seed(4)
+        return task.loss(SimpleNamespace(transformers=transformers, head=localiser.head), (images, random))[0]
 
-    slope = (loss(0.005) - loss(-0.005)) / 0.01  # by finite differences
-    assert bias.grad.item() == pytest.approx(slope, rel=0.05)
+    start = torch.tensor([[[0.4, 0.4, -0.1]], [[0.5, -0.1, 0.5]]])
+    theta = start.clone().requires_grad_()
+    loss(theta).backward()
+    slopes = torch.zeros(2, 1, 3)
+    for one in itertools.product(range(2), range(1), range(3)):
+        step = torch.zeros(2, 1, 3)
+        step[one] = 0.01
+        slopes[one] = (loss(start + step) - loss(start - step)) / 0.02
+    assert slopes.abs().min() > 0.01
+    torch.testing.assert_close(theta.grad, slopes, rtol=0.1, atol=0.01)
 
 
 def test_what_is_found_is_counted():
@@ -131,10 +167,10 @@ def test_from_nothing_to_the_pictures(configure, images, tmp_path):
     cfg = configure(*overrides)
     with pytest.raises(
         UserError,
-        match=r"^task\.embedding needs a run .*: python train\.py experiment=mnist_p",
+        match=r"^task\.embedding needs a run .*: python train\.py experiment=mnist_r",
     ):
         run(cfg, overrides, SECTIONS)
-    assert not list((tmp_path / "outputs").glob("mnist_p/*/seed_0/*"))  # building a task trains nothing
+    assert not list((tmp_path / "outputs").glob("mnist_r/*/seed_0/*"))  # building a task trains nothing
     run_required(cfg, SECTIONS)
     result = run(cfg, overrides, SECTIONS)
     assert {"test_localised", "test_iou", "test_embedding_error"} <= set(result.metrics)
@@ -144,7 +180,7 @@ def test_from_nothing_to_the_pictures(configure, images, tmp_path):
         f"step_{step:06d}.pt" for step in (0, 2, 4)
     ]
     assert torch.load(folder / "predictions.pt", weights_only=True).shape[1] == 4
-    assert len(list((tmp_path / "outputs").glob("mnist_p/*/seed_0/result.json"))) == 1
+    assert len(list((tmp_path / "outputs").glob("mnist_r/*/seed_0/result.json"))) == 1
     assert result.config["task"]["embedding"]["run_dir"] is None
 
 
@@ -158,7 +194,7 @@ def test_what_a_run_requires_and_what_its_directory_is_called(configure, tmp_pat
         "device=auto",
     ]
     (one,) = required(configure(*words, tiny=False))
-    assert one.folder == tmp_path / "outputs" / "mnist_p_literal" / NAME / "seed_0"
+    assert one.folder == tmp_path / "outputs" / "mnist_r" / "cnn-fast" / "seed_0"
     assert not one.finished
     made = configuration(one.overrides)
     assert (made.threads, made.output_dir) == (2, f"{tmp_path}/outputs")
@@ -204,10 +240,26 @@ def test_the_same_numbers_whether_the_embedding_is_there_or_not(configure):
 def test_an_embedding_of_another_kind_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no result\.json: task\.embedding\.run_dir="):
         embedding(str(tmp_path))
-    with pytest.raises(UserError, match=r"task\.held_share=2 is not valid"):
-        Colocalisation(frozen(0), held_share=2)
-    with pytest.raises(UserError, match=r"task\.crop=0 and task\.crop_ratio=1\.25 are not valid"):
-        Colocalisation(frozen(0), crop=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0}, r"task\.temperature=0 and task\.looks=4 are not valid"),
+        ({"looks": 0}, r"task\.temperature=0\.05 and task\.looks=0 are not valid"),
+        ({"smoothing": [0.1]}, r"task\.smoothing=\[0\.1\] is not valid: it is two numbers"),
+        ({"size_smoothing": [0.1, 0]}, r"task\.size_smoothing=\[0\.1, 0\] is not valid"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        Colocalisation(frozen(0), **options)
+
+
+def test_an_image_alone_is_refused():
+    model = Localiser((1, 84, 84), transform=Attention())
+    with pytest.raises(UserError, match="a batch needs two at least"):
+        Colocalisation(frozen(0)).loss(model, windows_of(1))
 
 
 def test_the_strip_shows_the_first_and_the_last_step():

@@ -47,14 +47,18 @@ def test_images_are_of_one_class_and_the_same_for_every_seed():
     assert (threes == cut).flatten(1).all(1).any()
 
 
-def test_random_places_are_uniform():
-    stream = shared().train_stream(10)
-    images, places = stream.next_batch()
-    assert images.shape == (10, 1, 84, 84) and images.max() <= 1 and places.shape == (10, 2)
-    places = torch.cat([stream.next_batch()[1] for _ in range(100)])
-    assert 0.99 < places.abs().max() <= 1
-    assert places.mean(0).abs().max() < 0.08  # the standard error is 0.0183
-    assert (places.square().mean(0) - 1 / 3).abs().max() < 0.04  # and of this 0.0094
+def test_random_crops_lie_in_the_image_and_are_uniform():
+    data = shared(crops=3, smallest_crop=0.25)
+    stream = data.train_stream(10)
+    images, windows = stream.next_batch()
+    assert images.shape == (10, 1, 84, 84) and images.max() <= 1 and windows.shape == (10, 3, 3)
+    windows = torch.cat([stream.next_batch()[1] for _ in range(100)]).flatten(0, 1)
+    side, centre = windows[:, :1], windows[:, 1:]
+    assert side.min() >= 0.25 and side.max() <= 1 and (centre.abs() <= 1 - side).all()
+    assert side.mean() == pytest.approx(0.625, abs=0.016)  # 4 standard errors: 0.75 / sqrt(12 * 3000)
+    share = centre / (1 - side)  # uniform from -1 to 1
+    assert share.mean(0).abs().max() < 0.042
+    assert (share.square().mean(0) - 1 / 3).abs().max() < 0.022  # of a standard error of 0.0054
 
 
 def test_a_stream_goes_on_from_its_state_and_its_copy_leaves_it_alone():
@@ -103,6 +107,8 @@ def test_a_larger_batch_takes_all_images():
         ({"digit": 10}, "dataset.digit=10 is not valid: choose a class from 0 to 9"),
         ({"val_size": 5}, "dataset.val_size=5 is not valid here"),
         ({"roll": -1}, "dataset.roll=-1 is not valid"),
+        ({"crops": 0}, "dataset.crops=0 and dataset.smallest_crop=0.16.* are not valid"),
+        ({"smallest_crop": 1.5}, "dataset.crops=8 and dataset.smallest_crop=1.5 are not valid"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):

@@ -40,7 +40,6 @@ def test_it_starts_in_the_middle_and_its_crop_is_the_box():
 
 def test_windows_stay_in_bounds_whatever_the_features():
     head = WindowHead(4, start=0.6)
-    head.hold_size(False)
     torch.nn.init.normal_(head.weight, std=100)  # far beyond what saturates
     theta = head(torch.randn(500, 4))
     size, centre = theta[:, 0], theta[:, 1:]
@@ -61,17 +60,3 @@ def test_what_cannot_be_is_refused(options, message):
         Localiser((1, 84, 84), **options)
     with pytest.raises(ValueError, match="square images"):
         Localiser((1, 84, 42), transform=Attention())
-
-
-def test_a_held_size_learns_nothing_and_goes_on_from_where_it_is():
-    model = Localiser((1, 84, 84), transform=Attention(), start=0.4)
-    head, image = model.head, torch.rand(4, 1, 84, 84)
-    _, aux = model(image)
-    torch.testing.assert_close(aux["theta"][:, 0, 0], torch.full((4,), 0.4))
-    aux["theta"].square().sum().backward()
-    assert head.size_bias.grad == 0 and (head.weight.grad[0] == 0).all()
-    head.hold_size(False)
-    _, aux = model(image)
-    torch.testing.assert_close(aux["theta"][:, 0, 0], torch.full((4,), 0.4))
-    aux["theta"].square().sum().backward()
-    assert head.size_bias.grad != 0
