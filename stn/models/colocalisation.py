@@ -17,9 +17,8 @@ class WindowHead(nn.Module):
     """Features -> a window (s, tx, ty) of eq. 2 that stays within bounds and in the image.
 
     A sigmoid keeps s, the window's side as a share of the image's, between `smallest` and `largest`. A tanh keeps the
-    centre within 1 - s / 2 of the image's centre, so that at most a quarter of the window's side lies outside. The
-    centre has no bias: with features of mean zero all windows together do not move, and training can only learn how the
-    images differ.
+    centre within 1 - s of the image's centre, so that the whole window lies in the image. The centre has no bias: with
+    features of mean zero all windows together do not move, and training can only learn how the images differ.
 
     Args:
         in_features: number of features.
@@ -63,7 +62,7 @@ class WindowHead(nn.Module):
             raw = F.linear(features.to(self.weight.dtype), self.weight)
         logit = self.start_logit + raw[:, :1] + self.size_bias
         size = self.smallest + (self.largest - self.smallest) * logit.sigmoid()
-        return torch.cat([size, (1 - size / 2) * raw[:, 1:].tanh()], 1)
+        return torch.cat([size, (1 - size) * raw[:, 1:].tanh()], 1)
 
 
 class Localiser(nn.Module):

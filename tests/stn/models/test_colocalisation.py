@@ -44,7 +44,7 @@ def test_windows_stay_in_bounds_whatever_the_features():
     theta = head(torch.randn(500, 4))
     size, centre = theta[:, 0], theta[:, 1:]
     assert size.min() >= head.smallest and size.max() <= head.largest
-    assert (centre.abs() <= 1 - size[:, None] / 2 + 1e-6).all()
+    assert (centre.abs() <= 1 - size[:, None] + 1e-6).all()
 
 
 @pytest.mark.parametrize(
