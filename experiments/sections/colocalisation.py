@@ -163,9 +163,9 @@ class Colocalisation(Task):
                 "second from 1."
             )
         for name, values in (("smoothing", smoothing), ("size_smoothing", size_smoothing)):
-            if len(values) != 2 or min(values) <= 0:
+            if not values or len(values) != 2 or min(values) <= 0:  # null is for tasks without smoothing
                 raise UserError(
-                    f"task.{name}={list(values)} is not valid: it is two numbers above 0, such as [0.4,0.05]."
+                    f"task.{name}={values} is not valid: it is two numbers above 0, such as [0.4,0.05]."
                 )
         network, result = embedding
         self.network = network.eval().requires_grad_(False)

@@ -247,6 +247,7 @@ def test_an_embedding_of_another_kind_is_refused(tmp_path):
     [
         ({"temperature": 0}, r"task\.temperature=0 and task\.looks=4 are not valid"),
         ({"looks": 0}, r"task\.temperature=0\.05 and task\.looks=0 are not valid"),
+        ({"smoothing": None}, r"task\.smoothing=None is not valid"),
         ({"smoothing": [0.1]}, r"task\.smoothing=\[0\.1\] is not valid: it is two numbers"),
         ({"size_smoothing": [0.1, 0]}, r"task\.size_smoothing=\[0\.1, 0\] is not valid"),
     ],
