@@ -196,7 +196,7 @@ def test_the_localiser_keeps_its_keys():
     model = Localiser((1, 84, 84), transform=Attention())
     trunk = [f"transformers.0.localisation.{i}.{what}" for i in (0, 4, 6) for what in ("weight", "bias")]
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    head = [f"transformers.0.head.{what}" for what in ("weight", "size_bias", "size_free")]
+    head = [f"transformers.0.head.{what}" for what in ("weight", "size_bias")]
     assert list(model.state_dict()) == [
         *trunk,
         *(f"transformers.0.localisation.8.{s}" for s in statistics),
