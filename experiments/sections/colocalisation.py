@@ -211,11 +211,8 @@ class Colocalisation(Task):
         transformers, head = model.transformers, model.head
         theta = transformers.locate(images)
         at = torch.cat([theta[:, 0, :1].log(), theta[:, 0, 1:]], 1).float()  # log s, tx, ty
-        slope, total, violations = (
-            torch.zeros_like(at),
-            torch.zeros_like(at[:, 0]),
-            torch.zeros_like(at[:, 0]),
-        )
+        slope = torch.zeros_like(at)
+        total = violations = torch.zeros_like(at[:, 0])  # of each image, a mean over the moves
         with torch.no_grad():
             crops = transformers.warp(images, windows)  # (B, K, 1, h, w)
             random = torch.stack([self.describe(each) for each in crops.unbind(1)], 1)
@@ -227,8 +224,8 @@ class Colocalisation(Task):
                     warped = transformers.warp(images, moved[:, None])
                     mine = self.describe(warped[:, 0])
                     hinges.append(triplet_hinge(mine, random, self.margin, self.temperature))
-                    total += hinges[-1] / (2 * self.looks)
-                    violations += (hinges[-1] > 0) / (2 * self.looks)
+                    total = total + hinges[-1] / (2 * self.looks)
+                    violations = violations + (hinges[-1] > 0) / (2 * self.looks)
                 slope += (hinges[0] - hinges[1])[:, None] * noise / (2 * self.sigma**2) / self.looks
         # The value of the last two terms is 0; their gradient in theta is the estimate.
         estimate = (at * slope).sum(1).mean()
@@ -298,9 +295,8 @@ def triplet_hinge(mine: Tensor, random: Tensor, margin: float, temperature: floa
         same = (length[:, None] + length - 2 * mine @ mine.T).clamp(min=0)
         same = same.masked_fill(torch.eye(len(mine), dtype=torch.bool, device=mine.device), torch.inf)
         near = -temperature * ((-same / temperature).logsumexp(1) - math.log(len(mine) - 1))
-        products = torch.bmm(random, mine[:, :, None])[
-            :, :, 0
-        ]  # (B, K); the differences themselves take a while
+        # By products, since the differences (B, K, features) are slow to make.
+        products = torch.bmm(random, mine[:, :, None])[:, :, 0]  # (B, K)
         others = torch.linalg.vector_norm(random, dim=2).square()
         least = (length[:, None] + others - 2 * products).clamp(min=0).amin(1)
     return F.relu(near - least + margin)
