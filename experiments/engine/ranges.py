@@ -119,7 +119,7 @@ RANGES: Mapping[str, Range] = {
     "task.label_smoothing": BELOW_1,
     "task.smoothing": Range(above=0, null=True, many=2),
     "task.margin": AT_LEAST_0,
-    "task.temperature": ABOVE_0,
+    "task.temperature": Range(above=0, many=2),
     "task.looks": COUNT,
     "task.size_smoothing": Range(above=0, many=2),
     "dataset.val_size": _whole(0),

@@ -126,7 +126,8 @@ class Colocalisation(Task):
     Two things keep windows from agreeing on nothing. First, the nearest of several random crops counts: a window that
     shows nothing is as near to a crop that shows nothing. Second, the nearest other images count, by the soft minimum
     `near`. At first few windows are on the digit, and these find each other, but their mean distance to all windows is
-    larger than that of windows that show nothing.
+    larger than that of windows that show nothing. Once they are, all other images should count, as in the paper, since
+    the nearest ones are near at nearly every size: so the temperature of the soft minimum rises.
 
     theta follows the gradient of the smoothed loss (Gaussian smoothing, Nesterov and Spokoiny 2017), since a window far
     from the digit gets no useful gradient from the pixels at its edge. Each of several looks moves the windows by noise
@@ -136,7 +137,8 @@ class Colocalisation(Task):
     Args:
         embedding: the frozen network, and its result.
         margin: of the hinge.
-        temperature: of the soft minimum, in squared distances. 0 would be the nearest image, infinity the mean.
+        temperature: of the soft minimum at the start and at the end of training, in squared distances. 0 would be the
+            nearest image, infinity the mean.
         looks: pairs of mirrored moves of each image in a step.
         smoothing: standard deviation of the moves at the start and at the end of training, in units of tx and ty.
         size_smoothing: likewise, of the logarithm of s.
@@ -152,39 +154,39 @@ class Colocalisation(Task):
         embedding: Embedding,
         *,
         margin: float = 1.0,
-        temperature: float = 0.05,
-        looks: int = 4,
-        smoothing: Sequence[float] = (0.4, 0.05),
+        temperature: Sequence[float] = (0.05, 0.5),
+        looks: int = 2,
+        smoothing: Sequence[float] = (0.4, 0.03),
         size_smoothing: Sequence[float] = (0.2, 0.1),
     ) -> None:
-        if temperature <= 0 or looks < 1:
-            raise UserError(
-                f"task.temperature={temperature} and task.looks={looks} are not valid: the first is above 0, the "
-                "second from 1."
-            )
-        for name, values in (("smoothing", smoothing), ("size_smoothing", size_smoothing)):
+        if looks < 1:
+            raise UserError(f"task.looks={looks} is not valid: it is a number of pairs from 1.")
+        pairs = {"temperature": temperature, "smoothing": smoothing, "size_smoothing": size_smoothing}
+        for name, values in pairs.items():
             if not values or len(values) != 2 or min(values) <= 0:  # null is for tasks without smoothing
                 raise UserError(
                     f"task.{name}={values} is not valid: it is two numbers above 0, such as [0.4,0.05]."
                 )
         network, result = embedding
         self.network = network.eval().requires_grad_(False)
-        self.margin, self.temperature, self.looks = margin, temperature, looks
-        self.first = torch.tensor([size_smoothing[0], smoothing[0], smoothing[0]])
-        self.last = torch.tensor([size_smoothing[1], smoothing[1], smoothing[1]])
-        self.sigma = self.first.clone()  # of log s, tx and ty; updated in place, for recorded CUDA graphs
+        self.margin, self.looks = margin, looks
+        # Standard deviations of log s, tx and ty, and the temperature.
+        self.first = torch.tensor([size_smoothing[0], smoothing[0], smoothing[0], temperature[0]])
+        self.last = torch.tensor([size_smoothing[1], smoothing[1], smoothing[1], temperature[1]])
+        self.now = self.first.clone()  # updated in place, for recorded CUDA graphs
         self.metrics = {"embedding_error": result.metric("test_error")}
 
     def to(self, device: torch.device) -> None:
         self.network.to(device)
-        self.first, self.last, self.sigma = (each.to(device) for each in (self.first, self.last, self.sigma))
+        self.first, self.last, self.now = (each.to(device) for each in (self.first, self.last, self.now))
 
     def at(self, model: Any, share: float) -> None:
-        """Sets the standard deviations of the moves, which fall geometrically, given the share of the training done.
+        """Sets the standard deviations and the temperature, given the share of the training done.
 
-        It is not part of `loss`, since a recorded CUDA graph would repeat the state in which it was recorded.
+        Each goes geometrically from its value at the start to that at the end. It is not part of `loss`, since a recorded CUDA graph
+        would repeat the state in which it was recorded.
         """
-        self.sigma.copy_(self.first * (self.last / self.first) ** share)
+        self.now.copy_(self.first * (self.last / self.first) ** share)
 
     def describe(self, crops: Tensor) -> Tensor:
         """e(): crops (B, 1, h, w) -> (B, features), three concatenated vectors of unit length."""
@@ -209,6 +211,7 @@ class Colocalisation(Task):
         if len(images) < 2:
             raise UserError("Co-localisation compares images with each other: a batch needs two at least.")
         transformers, head = model.transformers, model.head
+        sigma, temperature = self.now[:3], self.now[3]
         theta = transformers.locate(images)
         at = torch.cat([theta[:, 0, :1].log(), theta[:, 0, 1:]], 1).float()  # log s, tx, ty
         slope = torch.zeros_like(at)
@@ -217,16 +220,16 @@ class Colocalisation(Task):
             crops = transformers.warp(images, windows)  # (B, K, 1, h, w)
             random = torch.stack([self.describe(each) for each in crops.unbind(1)], 1)
             for _ in range(self.looks):
-                noise = self.sigma * torch.randn_like(at)
+                noise = sigma * torch.randn_like(at)
                 hinges = []
                 for move in (noise, -noise):
                     moved = within(at + move, head.smallest, head.largest)
                     warped = transformers.warp(images, moved[:, None])
                     mine = self.describe(warped[:, 0])
-                    hinges.append(triplet_hinge(mine, random, self.margin, self.temperature))
+                    hinges.append(triplet_hinge(mine, random, self.margin, temperature))
                     total = total + hinges[-1] / (2 * self.looks)
                     violations = violations + (hinges[-1] > 0) / (2 * self.looks)
-                slope += (hinges[0] - hinges[1])[:, None] * noise / (2 * self.sigma**2) / self.looks
+                slope += (hinges[0] - hinges[1])[:, None] * noise / (2 * sigma**2) / self.looks
         # The value of the last two terms is 0; their gradient in theta is the estimate.
         estimate = (at * slope).sum(1).mean()
         loss = total.mean() + estimate - estimate.detach()
@@ -275,7 +278,7 @@ def within(at: Tensor, smallest: float, largest: float) -> Tensor:
     return torch.cat([side, at[:, 1:].maximum(side - 1).minimum(1 - side)], 1)
 
 
-def triplet_hinge(mine: Tensor, random: Tensor, margin: float, temperature: float) -> Tensor:
+def triplet_hinge(mine: Tensor, random: Tensor, margin: float, temperature: float | Tensor) -> Tensor:
     """max(0, near_n - least_n + margin) for each image n.
 
     near_n is the soft minimum of the squared distances d to the windows of the other images,

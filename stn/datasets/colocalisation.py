@@ -63,8 +63,8 @@ class CropStream(TrainStream):
         images: (N, 1, S, S), uint8.
         roll: each image is shifted by up to so many pixels across and down; what leaves it comes in at the other side.
         crops: number of random crops of each image.
-        smallest_crop: their least side, as a share of the image's. Sides are uniform from there to 1, and places are
-            uniform among those in the image.
+        smallest_crop: their least side, as a share of the image's. Logarithms of sides are uniform from there to 1, and
+            places are uniform among those in the image.
         batch_size: from 1 to N.
         seed: of order, shifts and crops.
 
@@ -96,7 +96,7 @@ class CropStream(TrainStream):
             images = roll_each(images, *(shift - self.roll))
         shape = (len(drawn), self.crops, 3)
         side, x, y = torch.rand(shape, generator=self.generator, device=images.device).unbind(2)
-        side = self.smallest_crop + (1 - self.smallest_crop) * side
+        side = self.smallest_crop ** (1 - side)
         return images, torch.stack([side, (1 - side) * (2 * x - 1), (1 - side) * (2 * y - 1)], 2)
 
 

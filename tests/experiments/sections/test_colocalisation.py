@@ -78,10 +78,15 @@ def windows_of(count, crops=3, seed=5):
 
 def test_the_loss_is_that_of_the_moved_windows_and_moves_the_localiser_alone():
     task = Colocalisation(
-        frozen(0), margin=3.0, temperature=0.3, looks=2, smoothing=(0.2, 0.1), size_smoothing=(0.3, 0.1)
+        frozen(0),
+        margin=3.0,
+        temperature=(0.2, 0.45),
+        looks=2,
+        smoothing=(0.2, 0.1),
+        size_smoothing=(0.3, 0.1),
     )
     model = Localiser((1, 84, 84), transform=Attention(), start=0.5)
-    task.at(model, 0.5)  # halfway, geometrically
+    task.at(model, 0.5)  # halfway, geometrically: the temperature is 0.3
     sigma = torch.tensor([0.03**0.5, 0.02**0.5, 0.02**0.5])
     images, windows = windows_of(6)
     torch.manual_seed(3)
@@ -245,8 +250,8 @@ def test_an_embedding_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0}, r"task\.temperature=0 and task\.looks=4 are not valid"),
-        ({"looks": 0}, r"task\.temperature=0\.05 and task\.looks=0 are not valid"),
+        ({"temperature": [0, 1]}, r"task\.temperature=\[0, 1\] is not valid: it is two numbers above 0"),
+        ({"looks": 0}, r"task\.looks=0 is not valid"),
         ({"smoothing": None}, r"task\.smoothing=None is not valid"),
         ({"smoothing": [0.1]}, r"task\.smoothing=\[0\.1\] is not valid: it is two numbers"),
         ({"size_smoothing": [0.1, 0]}, r"task\.size_smoothing=\[0\.1, 0\] is not valid"),

@@ -47,7 +47,7 @@ def test_images_are_of_one_class_and_the_same_for_every_seed():
     assert (threes == cut).flatten(1).all(1).any()
 
 
-def test_random_crops_lie_in_the_image_and_are_uniform():
+def test_random_crops_lie_in_the_image_and_are_log_uniform():
     data = shared(crops=3, smallest_crop=0.25)
     stream = data.train_stream(10)
     images, windows = stream.next_batch()
@@ -55,7 +55,9 @@ def test_random_crops_lie_in_the_image_and_are_uniform():
     windows = torch.cat([stream.next_batch()[1] for _ in range(100)]).flatten(0, 1)
     side, centre = windows[:, :1], windows[:, 1:]
     assert side.min() >= 0.25 and side.max() <= 1 and (centre.abs() <= 1 - side).all()
-    assert side.mean() == pytest.approx(0.625, abs=0.016)  # 4 standard errors: 0.75 / sqrt(12 * 3000)
+    doubling = side.log2()  # uniform from -2 to 0
+    assert doubling.mean() == pytest.approx(-1, abs=0.042)  # 4 standard errors: 2 / sqrt(12 * 3000)
+    assert doubling.square().mean() == pytest.approx(4 / 3, abs=0.088)  # of a standard error of 0.022
     share = centre / (1 - side)  # uniform from -1 to 1
     assert share.mean(0).abs().max() < 0.042
     assert (share.square().mean(0) - 1 / 3).abs().max() < 0.022  # of a standard error of 0.0054
