@@ -183,8 +183,8 @@ class Colocalisation(Task):
     def at(self, model: Any, share: float) -> None:
         """Sets the standard deviations and the temperature, given the share of the training done.
 
-        Each goes geometrically from its value at the start to that at the end. It is not part of `loss`, since a recorded CUDA graph
-        would repeat the state in which it was recorded.
+        Each goes geometrically from its value at the start to that at the end. It is not part of `loss`, since a
+        recorded CUDA graph would repeat the state in which it was recorded.
         """
         self.now.copy_(self.first * (self.last / self.first) ** share)
 
