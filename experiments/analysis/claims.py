@@ -49,7 +49,8 @@ A claim **{HOLDS}** if all of its parts hold. It **{FAILS}** if any part does no
   schedule and optimiser have the same settings. A number of the paper stands only beside its own data set. A network
   with runs of several configurations is not judged.
 - The intervals are not corrected for the number of parts. "All parts hold" needs no correction. One part of
-  many can fail by chance: each does so with a probability of at most {(1 - LEVEL) / 2:.1%} if the claim is true.
+  many can fail by chance: each gain or level does so with a probability of at most {(1 - LEVEL) / 2:.1%} if the
+  claim is true. A ratio has no such bound.
 """
 
 

@@ -106,7 +106,7 @@ def overhead(rounds: int) -> list[Row]:
 
 
 def seeds(rounds: int) -> list[Row]:
-    """Seeds: finished runs per hour on two cores, schedule fast.
+    """Seeds: finished runs per hour on two cores, at the iterations that schedule fast had in the revision.
 
     One after the other: one process with two threads. Side by side: two processes with one thread each, at the same
     time. Stacked: two seeds in one process, their parameters stacked (`torch.func.vmap`), two threads.

@@ -90,7 +90,7 @@ TABLE1 = Table(
     priority=PRIORITY,
     caveats=(
         "P and E: the paper leaves open what its pixels are pixels of, and where its grid lies. Of the readings, those "
-        "are taken whose FCN and CNN come closest to the paper's, on held-out training digits (docs/decisions.md).",
+        "are taken whose FCN comes closest to the paper's, on held-out training digits (docs/decisions.md).",
     ),
 )
 
