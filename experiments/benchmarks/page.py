@@ -146,8 +146,8 @@ def _sentence(name: str, rows: Sequence[Row]) -> str:
             return f"ST-CNN step over CNN step at equal width: {ratios}."
         case "seeds":
             return (
-                "Two single-thread runs side by side finish {side_by_side_over_one_after_the_other[median]:.2f} times as "
-                "many runs an hour as one after the other with two threads ({case})."
+                "Two single-thread runs side by side finish {side_by_side_over_one_after_the_other[median]:.2f} times "
+                "as many runs an hour as one after the other with two threads ({case})."
             ).format(**rows[0])
         case _:
             costs = (

@@ -18,7 +18,7 @@ from experiments.engine.run import load_run
 from experiments.engine.task import Classification
 from experiments.report import Claim, Level, Result, Row, Section, Table, runs_in
 from experiments.report.subject import Score, Subject, Words
-from stn.datasets.colocalisation import SharedDigit
+from stn.datasets.colocalisation import SharedDigit, roll_each
 from stn.models.mnist import CNN
 
 # Digits found, percent; Jaderberg et al. 2015 (arXiv 1506.02025), Table 5.
@@ -198,7 +198,8 @@ class Colocalisation(Task):
 
         Args:
             model: the localiser.
-            batch: images (B, 1, S, S) and the windows of the random crops (B, K, 3), as `CropStream` draws them.
+            batch: images (B, 1, S, S), shifts (B, 2) and the windows of the random crops (B, K, 3), as `CropStream`
+                draws them. The localiser sees the shifted images. Crops are of the images as they are.
 
         Returns:
             As `Classification.loss`. The loss is the mean over the moved windows. Of the sums, `violations` is the
@@ -207,12 +208,12 @@ class Colocalisation(Task):
         Raises:
             UserError: there is one image alone.
         """
-        images, windows = batch
+        images, shift, windows = batch
         if len(images) < 2:
             raise UserError("Co-localisation compares images with each other: a batch needs two at least.")
         transformers, head = model.transformers, model.head
         sigma, temperature = self.now[:3], self.now[3]
-        theta = transformers.locate(images)
+        theta = transformers.locate(roll_each(images, shift))
         at = torch.cat([theta[:, 0, :1].log(), theta[:, 0, 1:]], 1).float()  # log s, tx, ty
         slope = torch.zeros_like(at)
         total = violations = torch.zeros_like(at[:, 0])  # of each image, a mean over the moves
@@ -224,7 +225,7 @@ class Colocalisation(Task):
                 hinges = []
                 for move in (noise, -noise):
                     moved = within(at + move, head.smallest, head.largest)
-                    warped = transformers.warp(images, moved[:, None])
+                    warped = transformers.warp(images, unshift(moved, shift, images.shape[-1])[:, None])
                     mine = self.describe(warped[:, 0])
                     hinges.append(triplet_hinge(mine, random, self.margin, temperature))
                     total = total + hinges[-1] / (2 * self.looks)
@@ -276,6 +277,22 @@ def within(at: Tensor, smallest: float, largest: float) -> Tensor:
     """
     side = at[:, :1].exp().clamp(smallest, largest)
     return torch.cat([side, at[:, 1:].maximum(side - 1).minimum(1 - side)], 1)
+
+
+def unshift(windows: Tensor, shift: Tensor, side: int) -> Tensor:
+    """Where windows in shifted images lie in the images as they were, as far as they are in the image there.
+
+    Args:
+        windows: (B, 3), (s, tx, ty) of eq. 2.
+        shift: (B, 2), pixels right and down, as of `roll_each`.
+        side: of the image, pixels.
+
+    Returns:
+        (B, 3).
+    """
+    centre = (windows[:, 1:] - 2 * shift / side + 1).remainder(2) - 1
+    room = 1 - windows[:, :1]
+    return torch.cat([windows[:, :1], centre.maximum(-room).minimum(room)], 1)
 
 
 def triplet_hinge(mine: Tensor, random: Tensor, margin: float, temperature: float | Tensor) -> Tensor:

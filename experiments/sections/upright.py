@@ -247,9 +247,9 @@ CLAIM = Claim(
     ),
     "The pose follows the middle of the range if the digits share a pose, which is so where the concentration is above "
     f"{LOOSE:g}, and if its mean lies within {NEAR:g} degrees of the middle. Where all angles are trained there is no "
-    f"mean, and the digits share no pose if the concentration is below {LOOSE:g}. The {NEAR:g} degrees are a sixth of the "
-    "distance between the middles that are compared. The concentration became a part of the claim after the first run "
-    "at 135 degrees: two opposite poses have a mean that none of the digits has.",
+    f"mean, and the digits share no pose if the concentration is below {LOOSE:g}. The {NEAR:g} degrees are a sixth of "
+    "the distance between the middles that are compared. The concentration became a part of the claim after the first "
+    "run at 135 degrees: two opposite poses have a mean that none of the digits has.",
 )
 
 

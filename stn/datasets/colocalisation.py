@@ -55,13 +55,14 @@ def place_digit(
 
 
 class CropStream(TrainStream):
-    """Training batches without end: images in a new order every epoch, each with the windows of random crops.
+    """Training batches without end: images in a new order every epoch, each with a shift and windows of random crops.
 
     From a restored state the same batches follow, to the bit.
 
     Args:
         images: (N, 1, S, S), uint8.
-        roll: each image is shifted by up to so many pixels across and down; what leaves it comes in at the other side.
+        roll: the largest shift, pixels across and down. It is left to the reader of a batch to shift the images
+            (`roll_each`): a shift may cut a digit in two, which crops of the image as it was still show whole.
         crops: number of random crops of each image.
         smallest_crop: their least side, as a share of the image's. Logarithms of sides are uniform from there to 1, and
             places are uniform among those in the image.
@@ -79,46 +80,45 @@ class CropStream(TrainStream):
         super().__init__(images, labels, lambda images, _: images, batch_size=batch_size, seed=seed)
         self.roll, self.crops, self.smallest_crop = roll, crops, smallest_crop
 
-    def batch(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, drawn: Tensor) -> tuple[Tensor, ...]:
         """The second half of `next_batch`.
 
         Args:
             drawn: (B,), as of `draw`.
 
         Returns:
-            Images (B, 1, S, S), float32 in [0, 1]; and the windows of the crops (B, crops, 3), each (s, tx, ty) of
-            eq. 2: its side as a share of the image's, and its centre, -1 to 1 from edge to edge.
+            Images (B, 1, S, S), float32 in [0, 1]; shifts (B, 2), int64, pixels right and down; and the windows of the
+            crops (B, crops, 3) in the images as they are, each (s, tx, ty) of eq. 2: its side as a share of the
+            image's, and its centre, -1 to 1 from edge to edge.
         """
         images = self.images.index_select(0, drawn).float() / 255
-        if self.roll:
-            span = 2 * self.roll + 1
-            shift = torch.randint(span, (2, len(drawn), 1), generator=self.generator, device=images.device)
-            images = roll_each(images, *(shift - self.roll))
+        shift = torch.randint(
+            -self.roll, self.roll + 1, (len(drawn), 2), generator=self.generator, device=images.device
+        )
         shape = (len(drawn), self.crops, 3)
         side, x, y = torch.rand(shape, generator=self.generator, device=images.device).unbind(2)
         side = self.smallest_crop ** (1 - side)
-        return images, torch.stack([side, (1 - side) * (2 * x - 1), (1 - side) * (2 * y - 1)], 2)
+        return images, shift, torch.stack([side, (1 - side) * (2 * x - 1), (1 - side) * (2 * y - 1)], 2)
 
 
-def roll_each(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+def roll_each(images: Tensor, shift: Tensor) -> Tensor:
     """Shifts each image by its own number of pixels, as torch.roll; what leaves it comes in at the other side.
 
     Args:
         images: (B, 1, S, S).
-        down: (B, 1), int64, pixels.
-        right: (B, 1), int64, pixels.
+        shift: (B, 2), int64, pixels right and down.
 
     Returns:
         (B, 1, S, S).
 
     Examples:
         >>> image = torch.arange(4.0).reshape(1, 1, 2, 2)
-        >>> roll_each(image, torch.tensor([[0]]), torch.tensor([[1]])).tolist()
+        >>> roll_each(image, torch.tensor([[1, 0]])).tolist()
         [[[[1.0, 0.0], [3.0, 2.0]]]]
     """
     side = images.shape[-1]
     span = torch.arange(side, device=images.device)
-    rows, columns = (span - down) % side, (span - right) % side  # (B, S)
+    rows, columns = (span - shift[:, 1:]) % side, (span - shift[:, :1]) % side  # (B, S)
     at = rows[:, :, None] * side + columns[:, None, :]
     return images.flatten(1).gather(1, at.flatten(1)).view_as(images)
 

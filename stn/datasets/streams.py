@@ -127,7 +127,7 @@ class TrainStream(Shuffled):
         super().__init__(len(images), batch_size=batch_size, generator=generator, what="digits")
         self.images, self.labels, self.distort = images, labels, distort
 
-    def next_batch(self) -> tuple[Tensor, Tensor]:
+    def next_batch(self) -> tuple[Tensor, ...]:
         """The next batch.
 
         Returns:
@@ -135,7 +135,7 @@ class TrainStream(Shuffled):
         """
         return self.batch(self.draw())
 
-    def batch(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, drawn: Tensor) -> tuple[Tensor, ...]:
         """The second half of `next_batch`: these digits, distorted.
 
         It never waits for a GPU, so that a CUDA graph may record it.

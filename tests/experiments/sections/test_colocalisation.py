@@ -15,8 +15,17 @@ from experiments.engine.required import required, run_required
 from experiments.engine.result import Result
 from experiments.engine.run import run
 from experiments.sections import SECTIONS, colocalisation
-from experiments.sections.colocalisation import Colocalisation, embedding, iou, thin, triplet_hinge, within
+from experiments.sections.colocalisation import (
+    Colocalisation,
+    embedding,
+    iou,
+    thin,
+    triplet_hinge,
+    unshift,
+    within,
+)
 from stn import Attention
+from stn.datasets.colocalisation import roll_each
 from stn.models.colocalisation import Localiser
 from stn.models.mnist import CNN
 
@@ -57,6 +66,21 @@ def test_windows_are_moved_into_the_image_by_hand():
     torch.testing.assert_close(within(at, 0.2, 1.0), expected)
 
 
+def test_a_window_in_a_shifted_image_shows_what_it_shows_in_the_image_as_it_was():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(8, 1, 84, 84, generator=generator)
+    shift = torch.randint(-9, 10, (8, 2), generator=generator)
+    centre = 0.4 * torch.rand(8, 2, generator=generator) - 0.2  # neither window reaches the border
+    windows = torch.cat([torch.full((8, 1), 0.5), centre], 1)
+    warp = Localiser((1, 84, 84), transform=Attention()).transformers.warp
+    seen = warp(roll_each(images, shift), windows[:, None])
+    torch.testing.assert_close(warp(images, unshift(windows, shift, 84)[:, None]), seen, atol=1e-4, rtol=0)
+    # By hand: 21 of 84 pixels are 0.5. A window beyond one border comes in at the other, and into the image.
+    at = torch.tensor([[0.2, 0.1, 0.7], [0.2, -0.7, 0.0], [0.5, 0.4, -0.4]])
+    moved = unshift(at, torch.tensor([[21, -21], [21, 0], [-21, 21]]), 84)
+    torch.testing.assert_close(moved, torch.tensor([[0.2, -0.4, -0.8], [0.2, 0.8, 0.0], [0.5, 0.5, -0.5]]))
+
+
 def test_the_overlap_by_hand():
     a = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 4, 4]])
     b = torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 3], [5, 5, 6, 6], [1, 1, 3, 3]])
@@ -69,11 +93,16 @@ def frozen(seed):
 
 
 def windows_of(count, crops=3, seed=5):
-    """Images (B, 1, 84, 84), and windows of random crops."""
+    """Images (B, 1, 84, 84), shifts, and windows of random crops."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 1, 84, 84, generator=generator)
+    shift = torch.randint(-9, 10, (count, 2), generator=generator)
     side = 0.2 + 0.5 * torch.rand(count, crops, 1, generator=generator)
-    return images, torch.cat([side, (1 - side) * (torch.rand(count, crops, 2, generator=generator) - 0.5)], 2)
+    return (
+        images,
+        shift,
+        torch.cat([side, (1 - side) * (torch.rand(count, crops, 2, generator=generator) - 0.5)], 2),
+    )
 
 
 def test_the_loss_is_that_of_the_moved_windows_and_moves_the_localiser_alone():
@@ -88,9 +117,9 @@ def test_the_loss_is_that_of_the_moved_windows_and_moves_the_localiser_alone():
     model = Localiser((1, 84, 84), transform=Attention(), start=0.5)
     task.at(model, 0.5)  # halfway, geometrically: the temperature is 0.3
     sigma = torch.tensor([0.03**0.5, 0.02**0.5, 0.02**0.5])
-    images, windows = windows_of(6)
+    images, shift, windows = windows_of(6)
     torch.manual_seed(3)
-    loss, sums, aux = task.loss(model, (images, windows))
+    loss, sums, aux = task.loss(model, (images, shift, windows))
     loss.backward()
     assert all(p.grad is None for p in task.network.parameters())
     assert aux["theta"].shape == (6, 1, 3) and aux["warped"].shape == (6, 1, 1, 28, 28)
@@ -116,7 +145,7 @@ def test_the_loss_is_that_of_the_moved_windows_and_moves_the_localiser_alone():
             both = []
             for sign in (1, -1):
                 at = torch.tensor([math.log(0.5), 0, 0]) + sign * noise
-                both.append(triplet_hinge(crop(within(at, 1 / 6, 1.0)), random, 3.0, 0.3))
+                both.append(triplet_hinge(crop(unshift(within(at, 1 / 6, 1.0), shift, 84)), random, 3.0, 0.3))
             hinges += both
             slopes += (both[0] - both[1])[:, None] / 2 * noise / sigma**2 / 2
     assert loss.item() == pytest.approx(torch.stack(hinges).mean().item(), rel=1e-4)
@@ -127,6 +156,15 @@ def test_the_loss_is_that_of_the_moved_windows_and_moves_the_localiser_alone():
     assert model.head.size_bias.grad.item() == pytest.approx(by_hand, rel=1e-3)
 
 
+def test_the_localiser_sees_shifted_images():
+    model = Localiser((1, 84, 84), transform=Attention())
+    torch.nn.init.normal_(model.head.weight)  # theta depends on the image
+    images, shift, windows = windows_of(6)
+    theta = Colocalisation(frozen(0)).loss(model, (images, shift, windows))[2]["theta"]
+    torch.testing.assert_close(theta, model.transformers.locate(roll_each(images, shift)))
+    assert (theta - model.transformers.locate(images)).abs().max() > 0.01
+
+
 def test_the_estimate_is_the_gradient_of_the_smoothed_loss(monkeypatch):
     """Against finite differences, of a loss in which no image is compared with another: the ink in the window."""
     task = Colocalisation(frozen(0), looks=500, smoothing=(0.1, 0.1), size_smoothing=(0.1, 0.1))
@@ -135,13 +173,16 @@ def test_the_estimate_is_the_gradient_of_the_smoothed_loss(monkeypatch):
     task.at(None, 0.0)
     across = torch.linspace(-1, 1, 84)
     blob = torch.exp(-((across[:, None] - 0.1) ** 2 + 2 * (across - 0.2) ** 2) / 0.05)
-    images, random = blob.expand(2, 1, 84, 84), windows_of(2, crops=1)[1]
+    images, random = blob.expand(2, 1, 84, 84), windows_of(2, crops=1)[2]
+    still = torch.zeros(2, 2, dtype=torch.int64)
     localiser = Localiser((1, 84, 84), transform=Attention())
 
     def loss(theta):
         transformers = SimpleNamespace(locate=lambda _: theta, warp=localiser.transformers.warp)
         torch.manual_seed(4)
-        return task.loss(SimpleNamespace(transformers=transformers, head=localiser.head), (images, random))[0]
+        return task.loss(
+            SimpleNamespace(transformers=transformers, head=localiser.head), (images, still, random)
+        )[0]
 
     start = torch.tensor([[[0.4, 0.4, -0.1]], [[0.5, -0.1, 0.5]]])
     theta = start.clone().requires_grad_()

@@ -50,9 +50,9 @@ def test_images_are_of_one_class_and_the_same_for_every_seed():
 def test_random_crops_lie_in_the_image_and_are_log_uniform():
     data = shared(crops=3, smallest_crop=0.25)
     stream = data.train_stream(10)
-    images, windows = stream.next_batch()
+    images, _, windows = stream.next_batch()
     assert images.shape == (10, 1, 84, 84) and images.max() <= 1 and windows.shape == (10, 3, 3)
-    windows = torch.cat([stream.next_batch()[1] for _ in range(100)]).flatten(0, 1)
+    windows = torch.cat([stream.next_batch()[2] for _ in range(100)]).flatten(0, 1)
     side, centre = windows[:, :1], windows[:, 1:]
     assert side.min() >= 0.25 and side.max() <= 1 and (centre.abs() <= 1 - side).all()
     doubling = side.log2()  # uniform from -2 to 0
@@ -70,34 +70,31 @@ def test_a_stream_goes_on_from_its_state_and_its_copy_leaves_it_alone():
     following = [stream.next_batch() for _ in range(6)]
     other = shared(seed=9).train_stream(10)
     other.load_state_dict(state)
-    for (images, windows), a, b in zip(
-        following, [twin.next_batch() for _ in range(6)], range(6), strict=True
-    ):
-        assert b < 6 and torch.equal(images, a[0]) and torch.equal(windows, a[1])
-    for images, windows in following:
-        same = other.next_batch()
-        assert torch.equal(images, same[0]) and torch.equal(windows, same[1])
+    for batch, copied in zip(following, [twin.next_batch() for _ in range(6)], strict=True):
+        assert len(batch) == 3 and all(map(torch.equal, batch, copied))
+    for batch in following:
+        assert all(map(torch.equal, batch, other.next_batch()))
 
 
-def test_training_images_move_in_a_circle_as_numpy_rolls_them():
+def test_images_move_in_a_circle_as_numpy_rolls_them_by_each_shift_as_often():
     images = torch.rand(3, 1, 6, 6)
-    down, right = torch.tensor([[2], [0], [-1]]), torch.tensor([[-2], [3], [0]])
-    moved = roll_each(images, down, right)
-    for i, (dy, dx) in enumerate([(2, -2), (0, 3), (-1, 0)]):
+    shifts = [(-2, 2), (3, 0), (0, -1)]
+    moved = roll_each(images, torch.tensor(shifts))
+    for i, (dx, dy) in enumerate(shifts):
         assert (moved[i, 0].numpy() == np.roll(images[i, 0].numpy(), (dy, dx), (0, 1))).all()
     data = shared(count=1, roll=3)
-    still = data.test.images[0, 0].numpy()
     stream, seen = data.train_stream(1), set()
-    circle = {(dy, dx): np.roll(still, (dy, dx), (0, 1)) for dy in range(-3, 4) for dx in range(-3, 4)}
     for _ in range(600):
-        image = (stream.next_batch()[0][0, 0] * 255).round().numpy()
-        seen |= {move for move, copied in circle.items() if (copied == image).all()}
-    assert seen == set(circle)  # 49 moves, each as likely: 600 draws miss one with a chance of 0.02 %
+        image, shift, _ = stream.next_batch()
+        assert torch.equal((image * 255).round().to(torch.uint8), data.test.images)
+        seen.add(tuple(shift[0].tolist()))
+    # 49 shifts, each as likely: 600 draws miss one with a chance of 0.02 %
+    assert seen == {(dx, dy) for dx in range(-3, 4) for dy in range(-3, 4)}
 
 
 def test_a_larger_batch_takes_all_images():
     data = shared(count=7, roll=0)
-    images, _ = data.train_stream(50).next_batch()
+    images = data.train_stream(50).next_batch()[0]
     assert len(images) == 7
     rows = {image.numpy().tobytes() for image in (images * 255).round().to(torch.uint8)}
     assert rows == {image.numpy().tobytes() for image in data.test.images}
