@@ -113,7 +113,7 @@ experiments.engine.optim: make_optimizer one_cycle
 experiments.engine.smoothing: SmoothedClassification
 experiments.engine.task: Classification
 experiments.sections.birds: BirdClassification corners inside region_centres
-experiments.sections.colocalisation: Colocalisation embedding iou triplet_hinge within
+experiments.sections.colocalisation: Colocalisation embedding iou triplet_hinge unshift within
 experiments.sections.figures.whole_sets: collect undistorted_means
 experiments.sections.figures.drawing: apply lattice
 experiments.sections.mnist_addition: Addition centres followed mass_inside
