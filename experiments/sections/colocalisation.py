@@ -276,7 +276,7 @@ def within(at: Tensor, smallest: float, largest: float) -> Tensor:
         (B, 3).
     """
     side = at[:, :1].exp().clamp(smallest, largest)
-    return torch.cat([side, at[:, 1:].maximum(side - 1).minimum(1 - side)], 1)
+    return _in_image(side, at[:, 1:])
 
 
 def unshift(windows: Tensor, shift: Tensor, side: int) -> Tensor:
@@ -291,8 +291,12 @@ def unshift(windows: Tensor, shift: Tensor, side: int) -> Tensor:
         (B, 3).
     """
     centre = (windows[:, 1:] - 2 * shift / side + 1).remainder(2) - 1
-    room = 1 - windows[:, :1]
-    return torch.cat([windows[:, :1], centre.maximum(-room).minimum(room)], 1)
+    return _in_image(windows[:, :1], centre)
+
+
+def _in_image(side: Tensor, centre: Tensor) -> Tensor:
+    """Windows (B, 3) of these sides (B, 1), in the image and nearest to these centres (B, 2)."""
+    return torch.cat([side, centre.maximum(side - 1).minimum(1 - side)], 1)
 
 
 def triplet_hinge(mine: Tensor, random: Tensor, margin: float, temperature: float | Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def test_a_stream_goes_on_from_its_state_and_its_copy_leaves_it_alone():
         assert all(map(torch.equal, batch, other.next_batch()))
 
 
-def test_images_move_in_a_circle_as_numpy_rolls_them_by_each_shift_as_often():
+def test_images_move_in_a_circle_as_numpy_rolls_them_and_every_shift_is_drawn():
     images = torch.rand(3, 1, 6, 6)
     shifts = [(-2, 2), (3, 0), (0, -1)]
     moved = roll_each(images, torch.tensor(shifts))
