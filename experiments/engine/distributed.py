@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 import logging
 import os
 from collections.abc import Iterator
@@ -162,6 +163,9 @@ def process_group(device: str) -> Iterator[Group]:
             "This experiment trains another network on the way, which several processes cannot: run it with python "
             "train.py."
         )
+    # The first optimiser step would import it and, with a group there, keep the group to the end of the program (torch
+    # 2.15). A thread of Gloo that outlives the interpreter can abort the process.
+    importlib.import_module("torch._dynamo")
     gpu = device != "cpu" and torch.cuda.is_available()
     if gpu:
         local = int(os.environ["LOCAL_RANK"])

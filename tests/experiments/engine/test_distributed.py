@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
-from experiments.engine.distributed import Group, ShardedStream
+from experiments.engine.distributed import Group, ShardedStream, process_group
 from experiments.engine.interfaces import Task
 from experiments.engine.result import Result
 from experiments.engine.run import run
+from experiments.engine.task import Classification
 from stn.datasets.streams import TrainStream
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,6 +77,32 @@ def test_two_processes_train_what_one_does(tmp_path):
         again.returncode == 0
         and again.stderr.count("is finished already") + again.stdout.count("is finished already") == 1
     )
+
+
+class Plain(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x), {}
+
+
+def join(rank, port):
+    os.environ |= {"RANK": f"{rank}", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    torch.set_num_threads(1)
+    model, batch = Plain(2, 2), (torch.full((1, 2), 1.0 + rank), torch.tensor([0]))
+    with process_group("cpu") as group:
+        group.wrap(Classification(), model).loss(model, batch)[0].backward()
+        torch.optim.AdamW(model.parameters()).step()
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    assert not [name for name in threads if "gloo" in name], threads
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed on Linux")
+def test_no_thread_of_the_group_outlives_it():
+    """Such a thread can abort the process where the interpreter ends before it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(join, (port,), nprocs=2)
 
 
 def test_what_does_not_divide_is_refused():
