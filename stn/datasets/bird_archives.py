@@ -9,10 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from stn.datasets.bird_lists import FOLDER, read_lists
+from stn.datasets.bird_lists import FOLDER, copy_classes, read_lists
 from stn.files import DataNotFoundError, check_plain_name, list_problems, resolve_data_dir
 
-__all__ = ["find_birds", "install", "make_once", "unpack"]
+__all__ = ["find_birds", "install", "install_classes", "make_once", "unpack"]
 
 OFFICIAL = {"classes": 200, "images": 11788, "train": 5994, "test": 5794}
 SOURCE = "https://data.caltech.edu/records/65de6-vp158"
@@ -46,9 +46,10 @@ def find_birds(folder: str, data_dir: str | Path | None, cache_dir: str | Path) 
         path for path in (data / folder).glob("*") if path.name.endswith((".tar", ".tgz", ".tar.gz"))
     )
     if not archives:
+        name = "cub50" if folder == "cub50" else "cub"
         raise DataNotFoundError(
             f"No birds in {os.path.abspath(data / folder)}. Get CUB_200_2011.tgz (1.1 GB) from {SOURCE} and run "
-            "python scripts/prepare_data.py cub --archive FILE, or name the folder above another "
+            f"python scripts/prepare_data.py {name} --archive FILE, or name the folder above another "
             f"{folder}/ with data_dir=DIR or STN_DATA_DIR. Without birds, drawn ones work: dataset=toy_birds"
         )
     return make_once(Path(cache_dir) / folder, lambda into: unpack(archives, into))
@@ -101,6 +102,25 @@ def install(archive: Path | None, data_dir: str | Path | None = None) -> Path:
             list_problems(broken, "images are missing or cannot be read") + ". Unpack the data set anew."
         )
     return root
+
+
+def install_classes(classes: int, data_dir: str | Path | None = None) -> Path:
+    """Copies the first classes of the whole data set to data_dir/cub<classes>, once.
+
+    Args:
+        classes: number of classes.
+        data_dir: as of `stn.files.resolve_data_dir`.
+
+    Returns:
+        The folder with images.txt.
+
+    Raises:
+        DataNotFoundError: There is no whole data set.
+        ValueError: Its lists are damaged.
+    """
+    folder = resolve_data_dir(data_dir) / f"cub{classes}"
+    root = find_birds("cub", data_dir, folder.parent / "cub")
+    return make_once(folder, lambda into: copy_classes(root, into / FOLDER, classes))
 
 
 def make_once(folder: Path, make: Callable[[Path], object]) -> Path:

@@ -1,6 +1,7 @@
 """The lists of CUB-200-2011: what the official text files say of every image (section 4.3)."""
 
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from stn.files import list_problems
 
-__all__ = ["BODY", "FOLDER", "HEAD", "PARTS", "BirdLists", "read_lists"]
+__all__ = ["BODY", "FOLDER", "HEAD", "PARTS", "BirdLists", "copy_classes", "read_lists"]
 
 FOLDER = "CUB_200_2011"  # what the official archive unpacks to
 PARTS = (
     "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye",
     "right leg", "right wing", "tail", "throat",
 )  # fmt: skip
+LISTS = ("images", "image_class_labels", "train_test_split", "classes", "bounding_boxes", "parts/part_locs")
 HEAD = ("beak", "crown", "forehead", "left eye", "nape", "right eye", "throat")
 BODY = tuple(part for part in PARTS if part not in HEAD)
 
@@ -55,21 +57,13 @@ def read_lists(root: Path, expected: Mapping[str, int] | None = None) -> BirdLis
     Raises:
         ValueError: A list is missing or damaged, or has another length than expected.
     """
-    names = (
-        "images",
-        "image_class_labels",
-        "train_test_split",
-        "classes",
-        "bounding_boxes",
-        "parts/part_locs",
-    )
-    missing = [f"{name}.txt" for name in names if not (root / f"{name}.txt").is_file()]
+    missing = [f"{name}.txt" for name in LISTS if not (root / f"{name}.txt").is_file()]
     if missing:
         raise ValueError(
             list_problems(missing, f"lists are missing in {root}") + ". Unpack the data set anew."
         )
     try:
-        paths, labels, split, classes, boxes = (_read_pairs(root / f"{name}.txt") for name in names[:5])
+        paths, labels, split, classes, boxes = (_read_pairs(root / f"{name}.txt") for name in LISTS[:5])
         ids = list(paths)
         rows = {image: row for row, image in enumerate(ids)}
         parts = torch.zeros(len(ids), len(PARTS), 3)
@@ -105,6 +99,31 @@ def read_lists(root: Path, expected: Mapping[str, int] | None = None) -> BirdLis
     if wrong:
         raise ValueError(f"The lists in {root} are not of the whole data set: {'; '.join(wrong)}.")
     return lists
+
+
+def copy_classes(root: Path, into: Path, classes: int) -> None:
+    """Copies the first classes of a data set in the official layout: their images, and their lines of the lists.
+
+    Args:
+        root: the folder with images.txt, images/ and parts/.
+        into: the folder that gets the same files; it is made.
+        classes: number of classes.
+    """
+    lists = read_lists(root)
+    first = set(list(_read_pairs(root / "classes.txt"))[:classes])
+    labels = _read_pairs(root / "image_class_labels.txt")
+    chosen = {image for image, label in labels.items() if label in first}
+    for name in LISTS:
+        kept = first if name == "classes" else chosen
+        lines = (root / f"{name}.txt").read_text().splitlines(keepends=True)
+        file = into / f"{name}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(line for line in lines if line.strip() and line.split()[0] in kept))
+    for path, label in zip(lists.files, lists.labels.tolist(), strict=True):
+        if label < classes:
+            copy = into / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _finite(text: str) -> float:

@@ -4,9 +4,10 @@ import io
 import tarfile
 
 import pytest
+import torch
 
 from stn.datasets import bird_archives
-from stn.datasets.bird_archives import find_birds, install, unpack
+from stn.datasets.bird_archives import find_birds, install, install_classes, unpack
 from stn.datasets.bird_lists import read_lists
 from stn.files import DataNotFoundError
 
@@ -58,3 +59,21 @@ def test_an_installed_archive_is_checked(drawn, tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(ValueError, match=f"1 images are missing or cannot be read: .*{file.name}"):
         install(None, tmp_path / "data")
+
+
+def test_the_first_classes_are_the_whole_set_without_the_others(drawn, tmp_path):
+    with pytest.raises(DataNotFoundError, match="No birds in"):
+        install_classes(4, tmp_path)
+    (tmp_path / "cub").mkdir()
+    (tmp_path / "cub" / "CUB_200_2011").symlink_to(drawn)
+    root = install_classes(4, tmp_path)
+    few, whole = read_lists(root), read_lists(drawn)
+    first = whole.labels < 4
+    assert root == tmp_path / "cub4" / "CUB_200_2011" and few.classes == whole.classes[:4]
+    for name in ("labels", "training", "boxes", "parts"):
+        assert torch.equal(getattr(few, name), getattr(whole, name)[first])
+    kept = [path for path, label in zip(whole.files, whole.labels, strict=True) if label < 4]
+    assert [path.read_bytes() for path in few.files] == [path.read_bytes() for path in kept]
+    assert {path.relative_to(root) for path in root.rglob("*.*g")} == {
+        path.relative_to(drawn) for path in kept
+    }
