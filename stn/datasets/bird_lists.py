@@ -108,6 +108,10 @@ def copy_classes(root: Path, into: Path, classes: int) -> None:
         root: the folder with images.txt, images/ and parts/.
         into: the folder that gets the same files; it is made.
         classes: number of classes.
+
+    Raises:
+        ValueError: as of `read_lists`.
+        OSError: an image is missing, or cannot be written.
     """
     lists = read_lists(root)
     first = set(list(_read_pairs(root / "classes.txt"))[:classes])
