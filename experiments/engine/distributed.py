@@ -163,8 +163,8 @@ def process_group(device: str) -> Iterator[Group]:
             "This experiment trains another network on the way, which several processes cannot: run it with python "
             "train.py."
         )
-    # The first optimiser step would import it and, with a group there, keep the group to the end of the program (torch
-    # 2.15). A thread of Gloo that outlives the interpreter can abort the process.
+    # torch._dynamo, which the first optimiser step imports, keeps a group that exists at that moment to the end of the
+    # program (torch 2.15). The group's Gloo threads then outlive the interpreter and can abort the process.
     importlib.import_module("torch._dynamo")
     gpu = device != "cpu" and torch.cuda.is_available()
     if gpu:

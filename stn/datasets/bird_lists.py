@@ -14,11 +14,11 @@ from stn.files import list_problems
 __all__ = ["BODY", "FOLDER", "HEAD", "PARTS", "BirdLists", "copy_classes", "read_lists"]
 
 FOLDER = "CUB_200_2011"  # what the official archive unpacks to
+LISTS = ("images", "image_class_labels", "train_test_split", "classes", "bounding_boxes", "parts/part_locs")
 PARTS = (
     "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye",
     "right leg", "right wing", "tail", "throat",
 )  # fmt: skip
-LISTS = ("images", "image_class_labels", "train_test_split", "classes", "bounding_boxes", "parts/part_locs")
 HEAD = ("beak", "crown", "forehead", "left eye", "nape", "right eye", "throat")
 BODY = tuple(part for part in PARTS if part not in HEAD)
 
