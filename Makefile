@@ -41,7 +41,7 @@ page: $(STAMP)  ## `make docs` with the drawing page: networks of weights/ as ON
 	$(PY) scripts/draw_page.py --runtime build/npm/node_modules/onnxruntime-web/dist --out build/site/docs/draw
 	$(MAKE) docs
 
-tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX, cost.md, claims.md and the headline table in README.md
+tables: $(STAMP)  ## results/runs/ -> results/README.md, CSV, LaTeX, cost.md, claims.md and the tables in README.md
 	$(PY) scripts/make_tables.py --page README.md --costs results/cost.md --claims results/claims.md
 
 bench: $(STAMP)  ## measure speed again -> results/benchmarks.md, docs/speed.md; half an hour, on a machine left alone

@@ -1,6 +1,6 @@
 """Make results/README.md and results/tables/ from the results of all published runs: `python scripts/make_tables.py`.
 
-python scripts/make_tables.py --page README.md         # and the headline table of README.md
+python scripts/make_tables.py --page README.md         # and the tables of README.md
 python scripts/make_tables.py --costs results/cost.md  # and what the runs took, and what the missing ones would
 python scripts/make_tables.py --claims results/claims.md  # and which claims of the paper hold
 python scripts/make_tables.py outputs --out tables --include-smoke
@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.analysis.claims import claims_sentence, read_benchmarks, write_claims
+from experiments.analysis.claims import claims_table, read_benchmarks, write_claims
 from experiments.engine.build import UserError
 from experiments.report import embed, headline, load_results, write_tables
 from experiments.report.costs import costs_page
@@ -24,7 +24,7 @@ def main() -> int:
     add = parser.add_argument
     add("dirs", nargs="*", metavar="DIR", default=["results"], help="where results are (results)")
     add("--out", type=Path, default=Path("results"), help="where tables go (results)")
-    add("--page", type=Path, help="a page to put the headline table into, between its marks")
+    add("--page", type=Path, help="a page for the headline table and the verdicts, between their marks")
     add("--costs", type=Path, metavar="FILE", help="the page of what runs cost")
     add("--claims", type=Path, metavar="FILE", help="the page of claims; benchmarks.json is beside it")
     add("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
@@ -35,11 +35,12 @@ def main() -> int:
         text, paths = write_tables(args.dirs, args.out, tables, include_smoke=smoke)
         results = load_results(args.dirs)
         if args.page:
-            said = claims_sentence(CLAIMS, results, read_benchmarks(args.out))
-            if not embed(args.page, f"{headline(TABLES['table1'], results)}\n{said}\n", "headline"):
-                raise UserError(
-                    f"{args.page} has no place for the table: <!-- headline --> ... <!-- /headline -->."
-                )
+            said = claims_table(CLAIMS, results, read_benchmarks(args.out), "results/claims.md")
+            for name, block in (("headline", headline(TABLES["table1"], results)), ("claims", said)):
+                if not embed(args.page, block, name):
+                    raise UserError(
+                        f"{args.page} has no place for a table: <!-- {name} --> ... <!-- /{name} -->."
+                    )
         if args.costs:
             args.costs.write_text(costs_page(tables, results, *missing(results)), encoding="utf-8")
             paths.append(args.costs)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.analysis.claims import claims_page, claims_sentence, label, read_benchmarks, write_claims
+from experiments.analysis.claims import claims_page, claims_table, label, read_benchmarks, write_claims
 from experiments.analysis.significance import keep_right
 from experiments.analysis.verdicts import FAILS, HOLDS, OPEN, judge
 from experiments.engine.build import UserError
@@ -207,9 +207,15 @@ def test_a_claim_holds_if_all_parts_do_and_does_not_if_any_does_not():
     assert verdict([1], [2]) == (OPEN, "1 seed of both, 3 needed")
     claims = [claim, Claim(2, "It is so too.", "nowhere"), Claim(3, "And it is.", "nowhere", (BETTER,))]
     bad = [run for row, e in ((ST, [2, 2, 2]), (CNN, [1, 1, 1])) for run in runs(row, e, experiment="exp_b")]
-    assert claims_sentence(claims, good + bad, {}) == (
-        "Of 3 claims of the paper, 1 holds and 1 does not hold, by the runs so far; 1 is not decided yet."
-    )
+    papers = [run for row, e in ((ST, [1.0]), (CNN, [2.0])) for run in runs(row, e, trainer="paper")]
+    lines = claims_table(claims, good + bad + papers, {}, "claims.md").splitlines()[2:]
+    assert lines == [  # each in the setting that decides the most parts
+        "| [1](claims.md#claim-1) | It is so. | schedule fast | **does not hold** | 1 / 1 / 0 |",
+        "| [2](claims.md#claim-2) | It is so too. | \N{EM DASH} | not decided: no run yet | \N{EM DASH} |",
+        "| [3](claims.md#claim-3) | And it is. | schedule fast | **holds** | 1 / 0 / 0 |",
+    ]
+    (line,) = claims_table(claims[2:], papers + good[:2], {}, "claims.md").splitlines()[2:]
+    assert "| schedule paper | not decided: 1 seed of both, 3 needed |" in line  # as many: the paper's
     (one,) = judge(Claim(1, "It is so.", "nowhere"), good, {})
     assert (one.verdict, one.reason, one.findings) == (OPEN, "no run yet", ())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.analysis.claims import claims_sentence, read_benchmarks
+from experiments.analysis.claims import claims_table, read_benchmarks
 from experiments.engine.build import UserError
 from experiments.engine.result import Result
 from experiments.report import (
@@ -556,19 +556,23 @@ def test_headline_of_nothing_is_one_sentence(runs):
         headline(TABLE, load_results([runs(result(experiment="another"))]), HEADLINE_ROWS)
 
 
-def test_a_page_gets_the_headline_and_one_without_a_place_is_refused(runs, tmp_path, script, monkeypatch):
+def test_a_page_gets_its_tables_and_one_without_a_place_is_refused(runs, tmp_path, script, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs(result(experiment="mnist_rts"))
     page = tmp_path / "front.md"
-    page.write_text("# A\n<!-- headline -->\nold\n<!-- /headline -->\nB\n")
+    page.write_text(
+        "# A\n<!-- headline -->\nold\n<!-- /headline -->\n<!-- claims -->\nold\n<!-- /claims -->\nB\n"
+    )
     status, _, errors = script("make_tables.py", "--page", "front.md")
     assert status == 0, errors
     text = page.read_text()
     assert row_of(text, "ST-CNN affine")[1] == "0.70 (1)<br><sub>paper 0.5</sub>"
     assert text.startswith("# A\n<!-- headline -->\n|  | R | RTS | P | E |\n") and "\nold\n" not in text
-    page.write_text("no marks")
-    status, _, errors = script("make_tables.py", "--page", "front.md")
-    assert status == 2 and "front.md has no place for the table" in errors and errors.count("\n") == 1
+    assert "\n| [2](results/claims.md#claim-2) | " in text and text.endswith(" |\n<!-- /claims -->\nB\n")
+    for marks in ("no marks", "<!-- headline -->\n<!-- /headline -->\n"):
+        page.write_text(marks)
+        status, _, errors = script("make_tables.py", "--page", "front.md")
+        assert status == 2 and "front.md has no place for a table" in errors and errors.count("\n") == 1
 
 
 # ---- distorted MNIST ----
@@ -628,8 +632,8 @@ def test_the_published_tables_are_those_of_the_published_runs(tmp_path):
     page = tmp_path / "front.md"
     page.write_text((ROOT / "README.md").read_text())
     results = load_results([ROOT / "results"])
-    said = claims_sentence(CLAIMS, results, read_benchmarks(ROOT / "results"))
-    assert embed(page, f"{headline(TABLES['table1'], results)}\n{said}\n", "headline")
+    said = claims_table(CLAIMS, results, read_benchmarks(ROOT / "results"), "results/claims.md")
+    assert embed(page, headline(TABLES["table1"], results), "headline") and embed(page, said, "claims")
     assert page.read_text() == (ROOT / "README.md").read_text(), "README.md is out of date: make tables"
 
 
