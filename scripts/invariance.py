@@ -17,7 +17,12 @@ from experiments.engine.build import UserError
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("paths", nargs="+", type=Path, help="run directories, or folders of them")
+    add(
+        "paths",
+        nargs="+",
+        type=Path,
+        help="run directories, folders of them, published results with a network",
+    )
     add("--images", type=int, help="number of test digits (all)")
     add("--out", type=Path, default=Path("outputs/invariance"), help="folder of the files (%(default)s)")
     add("--data-dir", help="where data are (STN_DATA_DIR, or data/)")

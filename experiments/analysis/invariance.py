@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.analysis.variants import Variant
+from experiments.analysis.weights import load_result
 from experiments.engine.build import UserError
-from experiments.engine.run import load_run
 from experiments.engine.task import Classification
 from experiments.report import markdown_table
 from stn.datasets import distortions
@@ -141,7 +141,7 @@ def measure(
     """The curves of one configuration, over its seeds.
 
     Args:
-        variant: its finished runs, in run directories.
+        variant: its finished runs.
         circumstances: where data are: `data_dir`.
         images: the number of test digits, the first ones; None: all.
         name: of the configuration; None: that of its runs.
@@ -150,13 +150,13 @@ def measure(
         As `summary`, and the name of the runs, `run`.
 
     Raises:
-        UserError: for a run without weights, other data than R or RTS, and fewer than one image.
+        UserError: for a run whose network is not there, other data than R or RTS, and fewer than one image.
     """
     if images is not None and images < 1:
         raise UserError(f"--images {images} is not valid: it is a whole number from 1.")
     runs = []
     for result in variant.results:
-        data, model, _ = load_run(result.path.parent, circumstances)
+        data, model = load_result(result, circumstances)
         training = training_of(data)
         digits, labels = data.digits.test_images[:images], data.digits.test_labels[:images]
         runs.append(curves(model, digits, labels, training, AMOUNTS))

@@ -6,19 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from torch import nn
-
 from experiments.analysis.evaluate import HOW
-from experiments.engine.build import UserError, build, with_arguments
+from experiments.analysis.weights import load_result
+from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.engine.interfaces import Data
 from experiments.engine.overrides import Overrides
 from experiments.engine.result import Result
-from experiments.engine.run import load_run
 from experiments.report import Section
 from experiments.sections import SECTIONS
-from stn.models.weights import FOLDER, load_weights, pretrained_names
+from stn.models.weights import FOLDER
 
 
 def redraw(path: Path, words: Iterable[str] = (), weights: Path = FOLDER) -> list[Path]:
@@ -43,17 +40,12 @@ def redraw(path: Path, words: Iterable[str] = (), weights: Path = FOLDER) -> lis
             raise UserError(f"{one.input_line} is not valid: figures are of the run's own data.")
     around = configuration(given.words)
     where = {"data_dir": around.data_dir, "cache_dir": f"{around.output_dir}/cache"}
-    if path.is_dir():
-        result = _finished(path / "result.json")
-        data, model, _ = load_run(path, where)
-        _check_same(data, result)
-        return list(_section(result).figures(model, data, path, result).values())
-    result = _finished(path)
-    model = _published_network(result, weights)
-    cfg = OmegaConf.create(with_arguments(result.config, where))
-    data = build(cfg.dataset, seed=cfg.seed, device="cpu")
+    result = _finished(path / "result.json" if path.is_dir() else path)
+    data, model = load_result(result, where, weights)
     _check_same(data, result)
     section = _section(result)
+    if path.is_dir():
+        return list(section.figures(model, data, path, result).values())
     figures = path.parents[2] / "figures" / result.experiment
     figures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -72,18 +64,6 @@ def _section(result: Result) -> Section:
     if name not in SECTIONS:
         raise UserError(f"experiment={result.experiment} names no section, which would draw its figures.")
     return SECTIONS[name]
-
-
-def _published_network(result: Result, weights: Path) -> nn.Module:
-    run = f"{result.experiment}/{result.path.stem}"
-    for name in pretrained_names(weights):
-        if name.startswith(f"{result.experiment}/"):
-            card, model = load_weights(weights / f"{name}.safetensors")
-            if card.run == run:
-                return model
-    raise UserError(
-        f"The network of {run} is not among the published weights: its figures are drawn from its run directory."
-    )
 
 
 def _check_same(data: Data, result: Result) -> None:

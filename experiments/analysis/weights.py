@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
+from torch import nn
 
-from experiments.engine.build import UserError
+from experiments.engine.build import UserError, build, with_arguments
 from experiments.engine.files import write_atomically
 from experiments.engine.result import Result
 from experiments.engine.run import load_run
@@ -15,6 +17,7 @@ from experiments.engine.task import Classification
 from experiments.report import details
 from stn.models import mnist
 from stn.models.weights import (
+    FOLDER,
     NETWORKS,
     TRANSFORMS,
     Card,
@@ -26,6 +29,37 @@ from stn.models.weights import (
 
 TOLERANCE = 0.02  # percentage points between both errors: two digits, which rounding may decide
 OF_ENGINE = {"name", "_target_", "transform", "width", "param_budget"}  # keys that a card has elsewhere
+
+
+def load_result(
+    result: Result, arguments: Mapping[str, Any], weights: Path = FOLDER
+) -> tuple[Any, nn.Module]:
+    """The data and the network of a finished run: of a run directory, or of a published run.
+
+    Args:
+        result: in a run directory, or a file of results/runs/ whose network is among the published weights.
+        arguments: what the stored configuration leaves out, as of `load_run`.
+        weights: the folder of published weights.
+
+    Returns:
+        The data, and the network in evaluation mode.
+
+    Raises:
+        UserError: as `load_run`, or the network is not published.
+    """
+    if result.path.name == "result.json":
+        data, model, _ = load_run(result.path.parent, arguments)
+        return data, model
+    run = f"{result.experiment}/{result.path.stem}"
+    for name in pretrained_names(weights):
+        if name.startswith(f"{result.experiment}/"):
+            card, model = load_weights(weights / f"{name}.safetensors")
+            if card.run == run:
+                cfg = OmegaConf.create(with_arguments(result.config, arguments))
+                return build(cfg.dataset, seed=cfg.seed, device="cpu"), model
+    raise UserError(
+        f"The network of {run} is not among the published weights: train it again, and give its run directory."
+    )
 
 
 def publish_weights(

@@ -12,10 +12,12 @@ from PIL import Image
 from experiments.analysis import evaluate
 from experiments.analysis.evaluate import evaluate_run
 from experiments.analysis.redraw import redraw
+from experiments.analysis.weights import load_result
 from experiments.engine import checkpoint, rundir
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.engine.initial import weights_sha256
+from experiments.engine.result import Result
 from experiments.engine.run import load_run, run
 from stn.datasets.digits import load_digits
 from stn.datasets.distorted import DistortedDigits
@@ -82,6 +84,9 @@ def test_the_figures_of_a_published_run_are_drawn_of_its_published_network(folde
     )
     save_weights(weights / "mnist_r" / "st_cnn-affine.safetensors", model, card)
     write_sums(weights)
+    data, network = load_result(Result.read(published), {}, weights)
+    images = data.test.images[:50].float() / 255
+    torch.testing.assert_close(network(images)[0], model(images)[0], rtol=0.01, atol=0.01)  # half precision
     drawn = redraw(published, (), weights)
     folder_of_figures = tmp_path / "results" / "figures" / "mnist_r"
     assert drawn == [

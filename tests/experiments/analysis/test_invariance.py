@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,7 @@ from stn.datasets.distorted import DistortedDigits
 from stn.datasets.distortions import rotate, rotate_translate_scale, translate_clutter
 from stn.datasets.streams import FixedSet
 
+ROOT = Path(__file__).resolve().parents[3]
 STILL = Training(28, {"angle": (0, 0), "scale": (1, 1), "shift": (0, 0)})
 
 
@@ -157,3 +159,6 @@ def test_from_runs_to_the_files(configure, script, tmp_path, monkeypatch):
     assert (out / "invariance.png").stat().st_size > 10_000
     status, _, error = script("invariance.py", str(tmp_path / "outputs"), "--images", "0")
     assert status == 2 and "--images 0 is not valid" in error
+    unpublished = ROOT / "results" / "runs" / "mnist_r" / "fcn-fast-seed_1.json"
+    status, _, error = script("invariance.py", str(unpublished))
+    assert status == 2 and "mnist_r/fcn-fast-seed_1 is not among the published weights" in error
