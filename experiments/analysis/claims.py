@@ -46,8 +46,10 @@ A claim **{HOLDS}** if all of its parts hold. It **{FAILS}** if any part does no
   of their recipe, so no verdict depends on it.
 - Schedules and data sets are never mixed, nor are the machines of durations. The seeds of a network may come from
   several machines and revisions, which [the results](README.md#every-run) list. Two networks are compared only if
-  schedule and optimiser have the same settings. A number of the paper stands only beside its own data set. A network
-  with runs of several configurations is not judged.
+  schedule, optimiser, loss and training data have the same settings. A number of the paper stands only beside its own
+  data set. A network with runs of several configurations is not judged.
+- An interval is about the training: it says how the number would vary with other seeds. The test images are the same
+  for all seeds, and a number varies with them too. McNemar's test is about the images.
 - The intervals are not corrected for the number of parts. "All parts hold" needs no correction. One part of
   many can fail by chance: each gain or level does so with a probability of at most {(1 - LEVEL) / 2:.1%} if the
   claim is true. A ratio has no such bound.

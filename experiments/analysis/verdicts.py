@@ -19,6 +19,8 @@ from experiments.report.results import trainer_order
 from experiments.report.tables import shown_results
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
+RECIPE = ("trainer", "optimizer", "task", "dataset")  # groups in which compared networks agree
+OF_TRANSFORMERS = {"optimizer.localisation_lr", "task.smoothing"}
 Benchmarks = Mapping[
     str, Sequence[Mapping[str, Any]]
 ]  # suite -> machines -> rows, as results/benchmarks.json has it
@@ -211,13 +213,13 @@ def _finding(
 
 
 def _recipes_differ(first: Result, second: Result) -> list[str]:
-    """The keys in which the schedules and optimisers of two runs differ, but for what only a transformer has.
+    """The keys in which two runs differ that are not of the network, but for what only a transformer has.
 
     A schedule of the same name may have changed between them.
     """
     one, other = first.settings, second.settings
-    keys = {key for key in {*one, *other} if key.split(".")[0] in ("trainer", "optimizer")}
-    return sorted(key for key in keys - {"optimizer.localisation_lr"} if one.get(key) != other.get(key))
+    keys = {key for key in {*one, *other} if key.split(".")[0] in RECIPE} - OF_TRANSFORMERS
+    return sorted(key for key in keys if one.get(key) != other.get(key))
 
 
 def _value(network: Runs, run: Result) -> float:

@@ -54,7 +54,7 @@ SOLIDS = Table(
 
 CLAIM = Claim(
     10,
-    "A 3-D transformer learns from labels alone to find and turn a digit in a volume, so that it is classified.",
+    "A 3-D transformer, trained with labels alone, makes a network better at digits turned and placed in a volume.",
     "appendix A.3",
     tuple(gain_in(SOLIDS, ("st_cnn_3d", "affine3d"), ("cnn_3d", None), column) for column in SOLIDS.columns),
     f"The paper gives no number. We judge whether the network is better with the transformer than without; {CANVAS} "

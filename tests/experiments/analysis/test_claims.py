@@ -130,10 +130,12 @@ def test_what_cannot_be_compared_is_not():
     )
     several = st + runs(CNN, three) + runs(CNN, [1.3], [3], config={"model": {"name": "cnn", "width": 9}})
     assert only(BETTER, several).reason == "CNN, A: 2 configurations, 1 needed"
-    localisation = {
-        "optimizer": {"lr": 0.1, "localisation_lr": 0.5}
-    }  # nothing to a network without transformers
-    assert only(BETTER, st + runs(CNN, three, config=localisation)).verdict == HOLDS
+    for key, other in (("task", {"label_smoothing": 0.1}), ("dataset", {"val_size": 10_000})):
+        (reason,) = {only(BETTER, st + runs(CNN, three, config={key: other})).reason}
+        assert reason == f"trained differently: {key}.{next(iter(other))}"
+    # What only a network with transformers has is no difference.
+    of_st = {"optimizer": {"lr": 0.1, "localisation_lr": 0.5}, "task": {"smoothing": 0.3}}
+    assert only(BETTER, st + runs(CNN, three, config=of_st)).verdict == HOLDS
 
 
 def test_schedules_and_data_sets_are_never_mixed():
@@ -308,7 +310,7 @@ def test_every_claim_of_the_paper_is_there_and_judged_whatever_is_missing():
     assert len(first.parts) == 24 and {part.first.paper < part.second.paper for part in first.parts} == {True}
     # Half of 0.8 - 0.5 on RTS, and of 1.2 - 0.7 on R.
     assert {(part.above, part.below) for part in second.parts} == {(-0.15, 0.15)}
-    assert [part.above for part in third.parts] == [0, 0, 0, 0, -0.25, -0.25]
+    assert [part.above for part in third.parts] == [0] * 4 + [-0.25] * 4
     assert [part.first.paper for part in CLAIMS[4].parts] == [1.7, 2.0, 3.5]
 
 
@@ -317,14 +319,18 @@ def test_head_and_body_by_hand():
     for k, (head, body) in enumerate(((90, 65), (50, 95))):
         metrics |= {f"test_st{k}_head": head, f"test_st{k}_body": body}
         metrics |= {f"test_start{k}_head": 40.0, f"test_start{k}_body": 50.0}
-    assert (
-        head_and_body(metrics) == 35
-    )  # 0 on the head: 90 - 40; 1 on the body: 95 - 60; the lesser of 50 and 35
-    assert (
-        head_and_body(metrics | {"test_st1_body": 55.0}) == 5
-    )  # now 1 on the head, 50 - 40, and 0 on the body, 65 - 60
-    # The best of both is window 0, which cannot be both: 1 on the head, 50 - 40, and 0 on the body, 95 - 60.
-    assert head_and_body(metrics | {"test_st0_body": 95.0, "test_st1_body": 55.0}) == 10
+    # 0 on the head: 90 - 50, the other window's; 1 on the body: 95 - 65, the other's; the lesser of 40 and 30.
+    assert head_and_body(metrics) == 30
+    # Without a lead at the body: 55 - 65.
+    assert head_and_body(metrics | {"test_st1_body": 55.0}) == -10
+    # 0 is best at both and cannot be both: 1 on the body, 55 - 95, or on the head, 50 - 90.
+    assert head_and_body(metrics | {"test_st0_body": 95.0, "test_st1_body": 55.0}) == -40
+    # Both windows are on the head, above what learnt nothing in both regions: the least is 91 - 88.
+    both = {"test_st0_head": 88.0, "test_st0_body": 78.0, "test_st1_head": 91.0, "test_st1_body": 68.0}
+    assert head_and_body(metrics | both) == 3
+    # Random windows and those before training count too: 95 - 80 at the body, then 90 - 85 at the head.
+    assert head_and_body(metrics | {"test_random_body": 80.0}) == 15
+    assert head_and_body(metrics | {"test_start0_head": 85.0}) == 5
     assert head_and_body({"test_accuracy": 80.0}) is None
 
 

@@ -24,7 +24,7 @@ from experiments.sections.upright import (
     WORDS,
     circular,
     concentration,
-    distance,
+    deviation,
     overrides,
     place,
     poses,
@@ -152,10 +152,10 @@ def test_the_claim_asks_how_far_the_mean_pose_is_from_the_middle_and_whether_dig
         config = {"dataset": {"distort": distort}}
         return SimpleNamespace(experiment="upright", metrics=metrics, config=config, metric=metrics.get)
 
-    assert distance(-90, 90).value(finished(-90, 90, -83.0)) == 7
-    assert distance(0, 135).value(finished(0, 135, 175.0)) == 175
-    assert distance(90, 90).value(finished(90, 90, -175.0)) == 95  # across 180 degrees
-    assert distance(90, 90).value(finished(0, 90, 90.0)) is None
+    assert deviation(-90, 90).value(finished(-90, 90, -83.0)) == 7
+    assert deviation(0, 135).value(finished(0, 135, -175.0)) == -175
+    assert deviation(90, 90).value(finished(90, 90, -175.0)) == 95  # across 180 degrees
+    assert deviation(90, 90).value(finished(0, 90, 90.0)) is None
     assert concentration(0, 180).value(finished(0, 180, 3.0)) == 0.25
     assert concentration(0, 180).value(finished(0, 90, 3.0)) is None
     assert [(part.above, part.below) for part in CLAIM.parts] == [
