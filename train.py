@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> Outcome | None:
         from experiments.sweeps.sweep import work
 
         return work(cfg, overrides)
-    with one_sentence_errors():
+    with one_sentence_errors(training=True):
         from experiments.engine.required import run_required
         from experiments.engine.run import run
         from experiments.sections import SECTIONS
@@ -30,6 +30,6 @@ def main(cfg: DictConfig) -> Outcome | None:
 
 
 if __name__ == "__main__":
-    with one_sentence_errors():  # Ctrl-C also while Hydra reads the configuration
+    with one_sentence_errors(training=True):  # Ctrl-C also while Hydra reads the configuration
         explain_bad_overrides(sys.argv[1:])
         main()

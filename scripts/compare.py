@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.analysis.compare import report
 from experiments.analysis.curves import curves
 from experiments.analysis.variants import main_metric, variants
-from experiments.engine.build import UserError
+from experiments.engine.cli import one_sentence_errors
 
 
 def main() -> int:
@@ -25,13 +25,10 @@ def main() -> int:
     add("--cache-dir", default="outputs/cache", help="where decoded images are (%(default)s)")
     args = parser.parse_args()
     where = {"data_dir": args.data_dir, "cache_dir": args.cache_dir}
-    try:
+    with one_sentence_errors():
         compared = variants(args.paths)
         print(report(compared, main_metric(compared, args.metric), where, args.against))
         picture = curves(compared, args.out)
-    except (UserError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
     print(f"Learning curves: {picture}" if picture else "No learning curves: no log is stored.")
     return 0
 

@@ -27,7 +27,7 @@ def main() -> int:
     add("run", type=Path, help="run directory; with --figures also a published result")
     add("--figures", action="store_true", help="draw the figures of the run again, and do not test it")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="other data, or how to measure")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # RUN --figures KEY=VALUE, in any order
     with one_sentence_errors():
         if args.figures:
             print(*redraw(args.run, args.overrides), sep="\n")

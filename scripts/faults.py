@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from experiments.analysis.fault_trials import planned, run
-from experiments.engine.build import UserError
+from experiments.engine.cli import one_sentence_errors
 
 
 def main() -> int:
@@ -25,11 +25,8 @@ def main() -> int:
     )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
+    with one_sentence_errors():
         return 1 if run(planned(args.trials, args.only), args.json) else 0
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.analysis.invariance import markdown, measure, picture
 from experiments.analysis.variants import names, variants
-from experiments.engine.build import UserError
+from experiments.engine.cli import one_sentence_errors
 
 
 def main() -> int:
@@ -27,18 +27,15 @@ def main() -> int:
     add("--out", type=Path, default=Path("outputs/invariance"), help="folder of the files (%(default)s)")
     add("--data-dir", help="where data are (STN_DATA_DIR, or data/)")
     args = parser.parse_args()
-    try:
+    with one_sentence_errors():
         where = {"data_dir": args.data_dir}
         found = variants(args.paths)
         told = zip(found, names(found), strict=True)
         measured = [measure(variant, where, args.images, name) for variant, name in told]
-    except (UserError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "invariance.json").write_text(json.dumps(measured, indent=1) + "\n")
-    (args.out / "invariance.md").write_text(markdown(measured))
-    picture(measured, args.out / "invariance.png")
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "invariance.json").write_text(json.dumps(measured, indent=1) + "\n")
+        (args.out / "invariance.md").write_text(markdown(measured))
+        picture(measured, args.out / "invariance.png")
     print(f"{markdown(measured)}\nWritten: {args.out}/invariance.json, .md and .png")
     return 0
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from experiments.analysis.landscape import landscape_of_run, markdown, picture
-from experiments.engine.build import UserError
+from experiments.engine.cli import one_sentence_errors
 
 
 def main() -> int:
@@ -22,16 +22,13 @@ def main() -> int:
     add("--data-dir", help="where data are (STN_DATA_DIR, or data/)")
     add("--cache-dir", default="outputs/cache", help="where decoded images are (%(default)s)")
     args = parser.parse_args()
-    try:
+    with one_sentence_errors():
         how = ({"data_dir": args.data_dir, "cache_dir": args.cache_dir}, args.images, args.spread)
         landscapes = [landscape_of_run(run, *how) for run in args.runs]
-    except (UserError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "landscape.json").write_text(json.dumps(landscapes, indent=1) + "\n")
-    (args.out / "landscape.md").write_text(markdown(landscapes))
-    picture(landscapes, args.out / "landscape.png")
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "landscape.json").write_text(json.dumps(landscapes, indent=1) + "\n")
+        (args.out / "landscape.md").write_text(markdown(landscapes))
+        picture(landscapes, args.out / "landscape.png")
     print(f"{markdown(landscapes)}\nWritten: {args.out}/landscape.json, .md and .png")
     return 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from experiments.analysis.claims import claims_table, read_benchmarks, write_claims
 from experiments.engine.build import UserError
+from experiments.engine.cli import one_sentence_errors
 from experiments.report import embed, headline, load_results, write_tables
 from experiments.report.costs import costs_page
 from experiments.report.wandb_tables import log_tables
@@ -26,16 +27,16 @@ def main() -> int:
     add("--out", type=Path, default=Path("results"), help="where tables go (results)")
     add("--page", type=Path, help="a page for the headline table and the verdicts, between their marks")
     add("--costs", type=Path, metavar="FILE", help="the page of what runs cost")
-    add("--claims", type=Path, metavar="FILE", help="the page of claims; benchmarks.json is beside it")
+    add("--claims", type=Path, metavar="FILE", help="the page of claims; benchmarks.json is in --out")
     add("--include-smoke", action="store_true", help="also show runs of the smoke trainer")
     add("--wandb", choices=["offline", "online"], help="log the tables to W&B as well")
     args = parser.parse_args()
     tables, smoke = list(TABLES.values()), args.include_smoke
-    try:
+    with one_sentence_errors():
         text, paths = write_tables(args.dirs, args.out, tables, include_smoke=smoke)
-        results = load_results(args.dirs)
+        results, benchmarks = load_results(args.dirs), read_benchmarks(args.out)
         if args.page:
-            said = claims_table(CLAIMS, results, read_benchmarks(args.out), "results/claims.md")
+            said = claims_table(CLAIMS, results, benchmarks, "results/claims.md")
             for name, block in (("headline", headline(TABLES["table1"], results)), ("claims", said)):
                 if not embed(args.page, block, name):
                     raise UserError(
@@ -45,12 +46,9 @@ def main() -> int:
             args.costs.write_text(costs_page(tables, results, *missing(results)), encoding="utf-8")
             paths.append(args.costs)
         if args.claims:
-            print(write_claims(args.claims, CLAIMS, results), end="", file=sys.stderr)
+            print(write_claims(args.claims, CLAIMS, results, benchmarks), end="", file=sys.stderr)
             paths.append(args.claims)
         command = args.wandb and log_tables(args.dirs, tables, mode=args.wandb, include_smoke=smoke)
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
     print(text, *paths, *([command] if command else []), sep="\n")
     return 0
 

@@ -10,6 +10,8 @@ import logging
 
 from experiments.analysis.trial_tables import TABLES
 from experiments.analysis.trials import render, run, stored
+from experiments.engine.build import UserError
+from experiments.engine.cli import one_sentence_errors
 
 
 def main() -> None:
@@ -22,11 +24,16 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="draw the table and run nothing")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for seed in [] if args.render else args.seeds:
-        for trial in TABLES[args.table].trials:
-            if fnmatch.fnmatch(trial.name, args.only) and not stored(args.table, trial, seed):
-                run(args.table, trial, seed)
-    print(render(args.table))
+    with one_sentence_errors():
+        trials = [one for one in TABLES[args.table].trials if fnmatch.fnmatch(one.name, args.only)]
+        if not trials:
+            names = ", ".join(one.name for one in TABLES[args.table].trials)
+            raise UserError(f"--only {args.only} matches no trial of {args.table}: they are {names}.")
+        for seed in [] if args.render else args.seeds:
+            for trial in trials:
+                if not stored(args.table, trial, seed):
+                    run(args.table, trial, seed)
+        print(render(args.table))
 
 
 if __name__ == "__main__":

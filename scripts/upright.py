@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.analysis.upright import picture
 from experiments.analysis.variants import variants
-from experiments.engine.build import UserError
+from experiments.engine.cli import one_sentence_errors
 
 
 def main() -> int:
@@ -18,11 +18,8 @@ def main() -> int:
     add("paths", nargs="+", type=Path, help="run directories, folders of them, results/runs/upright")
     add("--out", type=Path, default=Path("outputs/upright.png"), help="the picture (%(default)s)")
     args = parser.parse_args()
-    try:
+    with one_sentence_errors():
         print(picture(variants(args.paths), args.out))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
     return 0
 
 

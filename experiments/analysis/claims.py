@@ -18,7 +18,9 @@ from experiments.analysis.verdicts import (
     Judgement,
     judge,
     networks_of,
+    signed,
 )
+from experiments.engine.build import UserError
 from experiments.engine.result import Result
 from experiments.report import MIN_SEEDS, Claim, Gain, Level, Ratio, Runs, markdown_table
 from experiments.report.render import COMMAND, MISSING
@@ -112,28 +114,35 @@ def claims_table(
     return _overview([min(each, key=lambda one: one.counts[OPEN]) for each in judged], str, page)
 
 
-def write_claims(path: Path, claims: Sequence[Claim], results: Iterable[Result]) -> str:
+def write_claims(
+    path: Path, claims: Sequence[Claim], results: Iterable[Result], benchmarks: Benchmarks
+) -> str:
     """Writes the page, after the published runs have got what McNemar's test needs (`keep_right`).
 
     Args:
-        path: of the page; durations are read from benchmarks.json beside it, if there is one.
-        claims, results: as of `claims_page`.
+        path: of the page.
+        claims, results, benchmarks: as of `claims_page`.
 
     Returns:
         A line that says which runs cannot be tested and why; "" if all can.
     """
     results = list(results)
     untested = keep_right(results, {"data_dir": None, "cache_dir": "outputs/cache"})
-    path.write_text(
-        claims_page(claims, results, read_benchmarks(path.parent)), encoding="utf-8", newline="\n"
-    )
+    path.write_text(claims_page(claims, results, benchmarks), encoding="utf-8", newline="\n")
     return f"{untested}\n" if untested else ""
 
 
 def read_benchmarks(folder: Path) -> Benchmarks:
-    """The durations in a folder's benchmarks.json; none where there is no such file."""
+    """The durations in a folder's benchmarks.json; none where there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = folder / "benchmarks.json"
-    held: Benchmarks = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        held: Benchmarks = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it with git checkout.") from error
     return held
 
 
@@ -243,7 +252,7 @@ def _number(number: Interval | None, decimals: int, signed: bool = False) -> str
 
 
 def _range(above: float, below: float) -> str:
-    low, high = (f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in (above, below))
+    low, high = signed(above), signed(below)
     if math.isinf(below):
         return f"> {low}"
     return f"< {high}" if math.isinf(above) else f"{low} to {high}"

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from experiments.analysis.significance import LEVEL, mcnemar_by_seed, paired
+from experiments.analysis.significance import LEVEL, judgeable, mcnemar_by_seed, paired
 from experiments.analysis.variants import Variant, all_metrics, differing
 from experiments.engine.build import UserError
-from experiments.report import details, markdown_table
+from experiments.report import markdown_table
 
 ALL_PAIRS = 6  # up to so many configurations, all pairs are compared; of more, each with one of them
 
@@ -64,7 +64,8 @@ def _table(head: str, letters: Sequence[str], rows: dict[str, list[str]]) -> str
 def _pairs(pairs: Sequence[tuple[Variant, Variant]], metric: str, circumstances: dict[str, Any]) -> list[str]:
     """Paragraphs: a list of the differences, and what was left out and why."""
     labels: dict[str, Tensor] = {}
-    lines, elsewhere, untested = "", [], ""
+    lines, elsewhere = "", []
+    failed: dict[str, None] = {}  # reasons, each once
     for a, b in pairs:
         pair = paired(a, b, metric)
         if pair["seeds"] and not pair["same_images"]:
@@ -72,19 +73,21 @@ def _pairs(pairs: Sequence[tuple[Variant, Variant]], metric: str, circumstances:
             continue
         tests: dict[int, tuple[int, int, float]] = {}
         try:
-            if not untested:
-                tests = mcnemar_by_seed(a, b, circumstances, labels)
+            tests = mcnemar_by_seed(a, b, circumstances, labels)
         except (UserError, FileNotFoundError) as error:
-            untested = f"No McNemar's test, which needs the labels of the test images: {error}"
+            failed[str(error)] = None
         lines += f"- {_sentence(a, b, pair, tests, _digits(metric))}\n"
     parts = [f"Differences of {metric}, later minus earlier, over seeds that both have:\n", lines]
     if elsewhere:
         parts.append(f"Left out, since not tested on the same images: {listed(elsewhere)}.\n")
     runs = {(v.letter, seed): r for pair in pairs for v in pair for seed, r in v.by_seed.items()}
-    none = [f"{key[0]} seed {key[1]}" for key, r in runs.items() if details.predictions(r.path) is None]
-    if none and not untested:
-        untested = f"No McNemar's test where no predictions are kept: {listed(none)}."
-    return [*parts, f"{untested}\n"] if untested else parts
+    parts += [
+        f"No McNemar's test, which needs the labels of the test images: {reason}\n" for reason in failed
+    ]
+    none = [f"{letter} seed {seed}" for (letter, seed), run in runs.items() if not judgeable(run)]
+    if none:
+        parts.append(f"No McNemar's test where no predicted classes are kept: {listed(none)}.\n")
+    return parts
 
 
 def _digits(metric: str) -> int:

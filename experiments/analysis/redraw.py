@@ -6,16 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.analysis.evaluate import HOW
 from experiments.analysis.weights import load_result
 from experiments.engine.build import UserError
 from experiments.engine.configuration import configuration
 from experiments.engine.interfaces import Data
 from experiments.engine.overrides import Overrides
 from experiments.engine.result import Result
-from experiments.report import Section
+from experiments.report import Section, details
 from experiments.sections import SECTIONS
 from stn.models.weights import FOLDER
+
+WHERE = ("data_dir", "output_dir")  # keys that say where data are
 
 
 def redraw(path: Path, words: Iterable[str] = (), weights: Path = FOLDER) -> list[Path]:
@@ -36,8 +37,11 @@ def redraw(path: Path, words: Iterable[str] = (), weights: Path = FOLDER) -> lis
     """
     given = Overrides.parse(words)
     for one in given:
-        if one.key_or_group not in HOW:
-            raise UserError(f"{one.input_line} is not valid: figures are of the run's own data.")
+        if one.key_or_group not in WHERE:
+            raise UserError(
+                f"{one.input_line} is not valid: figures are of the run's own data, and {' and '.join(WHERE)} "
+                "say where they are."
+            )
     around = configuration(given.words)
     where = {"data_dir": around.data_dir, "cache_dir": f"{around.output_dir}/cache"}
     result = _finished(path / "result.json" if path.is_dir() else path)
@@ -46,7 +50,7 @@ def redraw(path: Path, words: Iterable[str] = (), weights: Path = FOLDER) -> lis
     section = _section(result)
     if path.is_dir():
         return list(section.figures(model, data, path, result).values())
-    figures = path.parents[2] / "figures" / result.experiment
+    figures = details.figures_folder(path)
     figures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         drawn = section.draw(model, data, Path(folder), section.words.subject(result.to_dict())).values()

@@ -76,10 +76,12 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
     placed.sort(key=lambda one: order.index(one[0]) if one[0] in order else len(order))
     if not placed:
         raise UserError("None of these runs is of experiment=upright with a spatial transformer.")
-    rows = 1 + max(len(variant.results) for _, variant in placed)
+    seeds = sorted({result.seed for _, variant in placed for result in variant.results})
+    rows = 1 + len(seeds)
     figure = Figure(figsize=(max(WIDTH * len(placed), 2 * WIDTH), 3.6 + 1.0 * (rows - 1)))
     figure.set_layout_engine("constrained", h_pad=0.07)
     grid = figure.add_gridspec(rows, len(placed), height_ratios=[2.2] + [1] * (rows - 1))
+    labelled: set[int] = set()
     edges = np.linspace(-np.pi, np.pi, BINS + 1)
     for column, (row, variant) in enumerate(placed):
         polar = figure.add_subplot(grid[0, column], projection="polar")
@@ -87,10 +89,11 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
         ticks = [f"0{DEGREE}", f"90{DEGREE}", f"±180{DEGREE}", f"{MINUS}90{DEGREE}"]
         polar.set_xticks(np.radians([0, 90, 180, 270]), ticks, fontsize=7)
         polar.tick_params(pad=1)
-        distort = variant.results[0].config["dataset"]["distort"]
+        distort = {"middle": 0.0, **variant.results[0].config["dataset"]["distort"]}
         middle, width = (np.radians(distort[key]) for key in ("middle", "max_angle"))
         top, found = 0.0, []
-        for k, result in enumerate(variant.results):
+        for result in variant.results:
+            k = seeds.index(result.seed)  # its line, in every column
             kept = details.measured(result.path)
             if "residual" not in kept:
                 raise UserError(f"{result.path} has kept no residual angles: give runs with their details.")
@@ -105,8 +108,9 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
             axes = figure.add_subplot(grid[1 + k, column])
             axes.imshow(mosaic(kept["class_means"][0]), cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
-            if column == 0:
+            if result.seed not in labelled:  # in the first column that has it
                 axes.set_ylabel(f"seed {result.seed}", fontsize=8)
+                labelled.add(result.seed)
             for spine in axes.spines.values():
                 spine.set(color=line(k)["color"], linewidth=1.5)
         directions, axes_of_them = np.mean(found, 0)
@@ -119,9 +123,8 @@ def picture(compared: Sequence[Variant], path: Path) -> Path:
         polar.bar([middle], [1.1 * top], width=2 * width, color="0.9", zorder=0)
         polar.plot([middle, middle], [0, 1.1 * top], "--", color="0.5", linewidth=0.8)
         polar.set_ylim(0, 1.1 * top)
-    seeds = max((variant.results for _, variant in placed), key=len)
     handles = [
-        *(Line2D([], [], label=f"seed {one.seed}", **line(k)) for k, one in enumerate(seeds)),
+        *(Line2D([], [], label=f"seed {seed}", **line(k)) for k, seed in enumerate(seeds)),
         Patch(color="0.9", label="rotations of the training; dashed: their middle"),
     ]
     several = "Numbers are means over seeds. " if len(seeds) > 1 else ""

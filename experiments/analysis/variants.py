@@ -106,19 +106,19 @@ def _letters() -> Iterator[str]:
 def differing(compared: Sequence[Variant]) -> dict[str, list[str]]:
     """The keys in which configurations differ -> the value of each, "-" for one without the key.
 
-    A key that adds nothing is left out: one with the same values as another, or a class whose name is there too.
+    Keys with the same values are one, joined by commas. A class whose name is there too is left out.
     """
     settings = [variant.results[0].settings for variant in compared]
     keys = sorted(set().union(*settings))
     rows = {key: [one.get(key, "-").strip('"') for one in settings] for key in keys}
     rows = {key: values for key, values in rows.items() if len(set(values)) > 1}
-    kept: dict[str, list[str]] = {}
+    alike: dict[tuple[str, ...], list[str]] = {}  # values -> keys
     for key, values in rows.items():
         names = rows.get(f"{key.removesuffix('_target_')}name") if key.endswith("_target_") else None
         by_name = names is not None and len(set(names)) == len(set(zip(names, values, strict=True)))
-        if not by_name and values not in kept.values():
-            kept[key] = values
-    return kept
+        if not by_name:
+            alike.setdefault(tuple(values), []).append(key)
+    return {", ".join(keys): list(values) for values, keys in alike.items()}
 
 
 def all_metrics(compared: Sequence[Variant]) -> list[str]:

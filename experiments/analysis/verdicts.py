@@ -49,8 +49,13 @@ class Interval:
             return HOLDS, ""
         if self.high < above or self.low > below:
             return FAILS, ""
-        inside = [f"{bound:g}" for bound in (above, below) if self.low <= bound <= self.high]
+        inside = [signed(bound) for bound in (above, below) if self.low <= bound <= self.high]
         return OPEN, f"the interval includes {' and '.join(inside)}"
+
+
+def signed(bound: float) -> str:
+    """A bound with a true minus sign."""
+    return f"{bound:g}".replace("-", "\N{MINUS SIGN}")
 
 
 def interval(values: Sequence[float]) -> Interval:

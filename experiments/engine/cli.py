@@ -37,32 +37,39 @@ BUSY = os.EX_TEMPFAIL  # the exit status where another process trains the same r
 
 
 @contextlib.contextmanager
-def one_sentence_errors() -> Iterator[None]:
-    """Ends the program with the message alone for errors that are the user's to mend, exit status 2; 75 where another
-    process is at the same run."""
+def one_sentence_errors(*, training: bool = False) -> Iterator[None]:
+    """Ends the program with the message alone for errors that are the user's to mend.
+
+    Args:
+        training: whether a run is trained. Then the message stands on a line of its own, after that of the progress,
+            and says how the run goes on where it was interrupted.
+
+    Raises:
+        SystemExit: status 2 for an error, 75 where another process is at the same run, 143 after SIGTERM, 130 after
+            Ctrl-C.
+    """
     from experiments.engine.rundir import BusyError
 
+    before, after = ("\n", f" {RESUME}") if training else ("", "")
     try:
         yield
     except BusyError as error:
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(BUSY)
+        message, status = str(error), BUSY
     except (UserError, FileNotFoundError, FloatingPointError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(2)
+        message, status = str(error), 2
     except OSError as error:
         if error.errno not in DISK:
             raise
-        print(
-            f"\n{error.filename or 'A file'} cannot be written: {error.strerror}. {RESUME}", file=sys.stderr
-        )
-        sys.exit(2)
+        message = f"{error.filename or 'A file'} cannot be written: {error.strerror}.{after}"
+        status = 2
     except Stopped as error:
-        print(f"\n{error} {RESUME}", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+        message, status = f"{error}{after}", 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        print(f"\nStopped. {RESUME}", file=sys.stderr)
-        sys.exit(130)
+        message, status = f"Stopped.{after}", 128 + signal.SIGINT
+    else:
+        return
+    print(f"{before}{message}", file=sys.stderr)
+    sys.exit(status)
 
 
 def explain_bad_overrides(arguments: Sequence[str]) -> None:

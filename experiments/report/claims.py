@@ -107,9 +107,12 @@ class Claim:
 def runs_in(table: Table, row: Row, column: str) -> Runs:
     """The runs of a cell of a table."""
 
+    metric = table.metric_of(column)
+
     def value(result: Result) -> float | None:
-        here = table.place(result) == (row, column) and table.metric in result.metrics
-        return result.metric(table.metric) if here else None
+        place = table.place(result)
+        here = place is not None and place[0] == row and column in table.columns_of(place[1])
+        return result.metric(metric) if here and metric in result.metrics else None
 
     return Runs(
         name=f"{table.rows[row]}, {table.columns[column]}" if len(table.columns) > 1 else table.rows[row],

@@ -27,7 +27,18 @@ Curve = dict[int, float]  # step -> value
 
 def details_path(published: Path) -> Path:
     """The file with the details of a published run, whose result is the file `published`."""
-    return published.parents[2] / "details" / published.parent.name / f"{published.stem}.npz"
+    return _beside(published, "details") / f"{published.stem}.npz"
+
+
+def figures_folder(published: Path) -> Path:
+    """The folder with the figures of a published run, whose names begin with that of its result file."""
+    return _beside(published, "figures")
+
+
+def _beside(published: Path, what: str) -> Path:
+    """results/<what>/<experiment> for results/runs/<experiment>/<run>.json, which may be given from inside results."""
+    experiment = published.absolute().parent
+    return experiment.parents[1] / what / experiment.name
 
 
 def keep(folder: Path, published: Path) -> Path:

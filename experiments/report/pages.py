@@ -206,7 +206,7 @@ def _numbers(place: Place) -> str:
     sheet, table = place.sheet, place.sheet.table
     rows = []
     for cell in place.cells:
-        paper, digits = sheet.paper(cell.row, cell.column), table.decimals
+        paper, digits = sheet.paper(cell.row, cell.column), table.digits(cell.column)
         rows.append(
             [
                 table.columns[cell.column] if table.metrics else table.metric_label,
@@ -230,7 +230,7 @@ def _runs(place: Place, here: Path) -> str:
     rows = [
         [
             str(run.seed),
-            *(f"{run.metric(table.metric_of(cell.column)):.{table.decimals}f}" for cell in place.cells),
+            *(f"{run.metric(table.metric_of(c.column)):.{table.digits(c.column)}f}" for c in place.cells),
             MISSING if run.width is None else str(run.width),
             f"{run.parameters:,}",
             f"{run.iterations:,}",
@@ -323,7 +323,7 @@ def _gallery(each: Sequence[Place], root: Path) -> dict[str, str]:
 def _credit(place: Place, run: Result) -> str:
     """Whose picture it is, with the run's number."""
     table, cell = place.sheet.table, place.cells[0]
-    value = f"{run.metric(table.metric_of(cell.column)):.{table.decimals}f}"
+    value = f"{run.metric(table.metric_of(cell.column)):.{table.digits(cell.column)}f}"
     page = Path(place.page).relative_to(FOLDER).as_posix()
     schedule = f"schedule {run.trainer}, seed {run.seed}"
     return f"[{place.name}]({page}), {schedule}: {value} ({table.metric_label})."

@@ -14,9 +14,9 @@ from typing import Any
 
 from experiments.engine.result import Result
 from experiments.report.results import Row, row_of, sort_key, trainer_order
+from experiments.report.subject import NETWORKS
 
 MIN_SEEDS = 3  # the paper reports means of three seeds; a cell with fewer is marked, and never in bold
-_MODELS = {"fcn": "FCN", "cnn": "CNN"}
 _TRANSFORMS = {"tps": "TPS"}
 
 
@@ -55,7 +55,7 @@ class Table:
         metric: key of the metric in result.json.
         metrics: column -> metric, of a table whose columns are metrics of the same runs. `place` gives the first
             column, and the run stands in all of them; `metric` plays no part.
-        angles: those of `metrics` that are angles in degrees. Their mean and deviation are taken around the circle.
+        angles: those of `metrics` that are angles in degrees, whose means are circular.
         metric_label: what the metric is, with its unit.
         lower_is_better: whether the best mean of a column is the lowest; None: there is no best.
         dataset: the data set of the paper's numbers; they are shown beside no other.
@@ -95,18 +95,13 @@ class Table:
         """The columns that a run stands in which `place` puts into `column`."""
         return [one for one in self.metrics or (column,) if one in self.columns]
 
-    def values(self, column: str, runs: Iterable[Result]) -> tuple[float, ...]:
-        """The metric of a column of some runs; angles are moved by whole turns next to their circular mean.
+    def is_angle(self, column: str) -> bool:
+        """Whether the metric of a column is an angle in degrees."""
+        return self.metric_of(column) in self.angles
 
-        Raises:
-            UserError: where a run lacks the metric.
-        """
-        metric = self.metric_of(column)
-        values = [run.metric(metric) for run in runs]
-        if metric in self.angles:
-            mean = cmath.phase(sum(cmath.rect(1, math.radians(value)) for value in values))
-            values = [value - 360 * round((value - math.degrees(mean)) / 360) for value in values]
-        return tuple(values)
+    def digits(self, column: str) -> int:
+        """Decimals with which the numbers of a column are printed."""
+        return 0 if self.is_angle(column) else self.decimals
 
     def against_paper(self, result: Result) -> dict[str, Any] | None:
         """One run beside the paper.
@@ -154,6 +149,7 @@ class Cell:
             one configuration.
         values: the column's metric, sorted by seed.
         results: the runs, sorted by seed.
+        angle: whether the values are angles in degrees.
     """
 
     table: str
@@ -164,6 +160,7 @@ class Cell:
     overrides: str
     values: tuple[float, ...]
     results: tuple[Result, ...]
+    angle: bool = False
 
     @property
     def n(self) -> int:
@@ -172,13 +169,20 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """The mean over seeds."""
-        return statistics.fmean(self.values)
+        """The mean over seeds; of angles the circular mean, from -180 to 180."""
+        if not self.angle:
+            return statistics.fmean(self.values)
+        return math.degrees(cmath.phase(sum(cmath.rect(1, math.radians(value)) for value in self.values)))
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation (ddof = 1); None for one run."""
-        return statistics.stdev(self.values) if self.n > 1 else None
+        """Sample standard deviation (ddof = 1), of angles around their circular mean; None for one run."""
+        if self.n < 2:
+            return None
+        if not self.angle:
+            return statistics.stdev(self.values)
+        away = [(value - self.mean + 180) % 360 - 180 for value in self.values]
+        return math.sqrt(sum(one**2 for one in away) / (self.n - 1))
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,7 @@ class Sheet:
 
     def ours(self, cell: Cell, plus_minus: str) -> str:
         """Mean and deviation, such as `0.68 ± 0.03`; the mean alone for one run."""
-        digits = 0 if self.table.metric_of(cell.column) in self.table.angles else self.table.decimals
+        digits = self.table.digits(cell.column)
         deviation = "" if cell.std is None else f" {plus_minus} {cell.std:.{digits}f}"
         mean = f"{round(cell.mean, digits) + 0.0:.{digits}f}"  # + 0.0: no negative zero
         return f"{mean}{deviation}"
@@ -315,8 +319,9 @@ def cells(tables: Iterable[Table], results: Iterable[Result]) -> list[Cell]:
             for column, result in members:
                 groups[column, _overrides(result, keys), result.configuration].append(result)
             for (column, overrides, _), runs in groups.items():
-                values = table.values(column, runs)
-                mine.append(Cell(table.name, row, column, trainer, dataset, overrides, values, tuple(runs)))
+                values = tuple(run.metric(table.metric_of(column)) for run in runs)
+                of = (table.name, row, column, trainer, dataset, overrides)
+                mine.append(Cell(*of, values, tuple(runs), table.is_angle(column)))
         order, columns = list(table.rows), list(table.columns)
         out += sorted(
             mine,
@@ -368,7 +373,7 @@ def _bare(text: str) -> str:
 def row_label(row: Row) -> str:
     """A network in the paper's spelling: ("st_cnn", "tps") -> "ST-CNN TPS"."""
     model, transform = row
-    name = _MODELS.get(model, model.upper().replace("_", "-"))
+    name = NETWORKS.get(model, model.upper().replace("_", "-"))
     return name if transform is None else f"{name} {_TRANSFORMS.get(transform, transform)}"
 
 

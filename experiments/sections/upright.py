@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from experiments.engine.interfaces import Batch
 from experiments.engine.task import Classification
-from experiments.report import Claim, Level, Result, Row, Runs, Section, Table
+from experiments.report import Claim, Level, Result, Row, Runs, Section, Table, runs_in
 from experiments.report.subject import Subject, Words
 from stn.datasets.distorted import TurnedDigits
 from stn.transforms import pose
@@ -215,18 +215,12 @@ def deviation(middle: int, max_angle: int) -> Runs:
             (result.metric(f"test_{MEAN}") - middle + 180) % 360 - 180 if where and where[0] == row else None
         )
 
-    return Runs(f"{row[0]} degrees: mean pose, from {middle} degrees", value, decimals=1)
+    return Runs(f"{ROWS[row]}, pose minus mean", value, decimals=1)
 
 
 def concentration(middle: int, max_angle: int) -> Runs:
     """How concentrated the poses are of a training range: the mean resultant length."""
-    row = row_of_range(middle, max_angle)
-
-    def value(result: Result) -> float | None:
-        where = place(result)
-        return result.metric(f"test_{CONCENTRATION}") if where and where[0] == row else None
-
-    return Runs(f"{row[0]} degrees: concentration of the pose", value)
+    return runs_in(UPRIGHT, row_of_range(middle, max_angle), "concentration")
 
 
 NEAR, LOOSE = 15.0, 0.5  # degrees; mean resultant length

@@ -31,11 +31,18 @@ def train(
     enough: Callable[[], bool] | None = None,
     cwd: Path | None = None,
 ) -> int | None:
-    """`python train.py <overrides>`. returns: its exit status, None if it was stopped, the time being up or it enough.
+    """Runs `python train.py <overrides>` in a process of its own.
 
-    timeout: seconds.   share: how many trainings share the processor; above 1, each has its part of the cores.
-    log: the file that it prints into; None: the terminal.   enough: asked twice a second whether to stop it.
-    cwd: where relative folders are; None: in the repository.
+    Args:
+        overrides: of the configuration.
+        timeout: seconds after which it is stopped.
+        share: how many trainings share the processor; above 1, each has its part of the cores.
+        log: the file that it prints into; None: the terminal.
+        enough: asked twice a second whether to stop it; None: never.
+        cwd: where relative folders are; None: in the repository.
+
+    Returns:
+        The exit status; None if it was stopped.
     """
     inside = shlex.split(os.environ.get("STN_INSIDE", ""))  # such as `apptainer exec --nv stn.sif`
     command = [*inside, "python" if inside else sys.executable, str(ROOT / "train.py")]

@@ -64,7 +64,7 @@ def publish(jobs: Iterable[Job], report: Callable[[str], object] = print) -> lis
 
 
 def _publish_pictures(job: Job, published: Path) -> None:
-    figures = published.parents[2] / "figures" / published.parent.name
+    figures = details.figures_folder(published)
     for picture in sorted([*job.folder.glob("*.png"), *job.folder.glob("*.gif")]):
         if picture.stem in OF_ANY_RUN:  # results/details/ holds what they are drawn of
             continue

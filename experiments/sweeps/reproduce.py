@@ -88,7 +88,7 @@ def parse_budget(text: str | None) -> float:
 
 def parse_seeds(text: str) -> list[int]:
     """ "0,1,2" as numbers. Raises UserError for anything else."""
-    if not all(seed.isdigit() for seed in text.split(",")):
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
         raise UserError(f"--seeds {text} is not a list of seeds: write 0,1,2.")
     return [int(seed) for seed in text.split(",")]
 

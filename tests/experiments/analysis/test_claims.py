@@ -81,11 +81,11 @@ def test_the_interval_of_the_gain_is_scipys():
         (EQUAL, (0.39, 0.4, 0.41), FAILS, ""),
         (EQUAL, (-0.39, -0.4, -0.41), FAILS, ""),
         (EQUAL, (0.1, 0.2, 0.3), OPEN, "the interval includes 0.2"),
-        (EQUAL, (-1.0, 0.0, 1.0), OPEN, "the interval includes -0.2 and 0.2"),
+        (EQUAL, (-1.0, 0.0, 1.0), OPEN, "the interval includes \N{MINUS SIGN}0.2 and 0.2"),
         (NOT_WORSE, (0.39, 0.4, 0.41), HOLDS, ""),
         (NOT_WORSE, (-0.01, 0.0, 0.01), HOLDS, ""),
         (NOT_WORSE, (-0.39, -0.4, -0.41), FAILS, ""),
-        (NOT_WORSE, (-0.3, -0.2, -0.1), OPEN, "the interval includes -0.2"),
+        (NOT_WORSE, (-0.3, -0.2, -0.1), OPEN, "the interval includes \N{MINUS SIGN}0.2"),
     ],
 )
 def test_the_rule_for_gains(part, gains, verdict, reason):
@@ -279,7 +279,7 @@ def test_the_page_names_the_runs_the_numbers_and_the_reasons(tmp_path):
     parts = (BETTER, gain_in(TABLE, ST, CNN, "exp_b"))
     claim = Claim(3, "It is so.", "nowhere", parts, "A note.")
     results = runs(ST, [0.4, 0.5, 0.6]) + runs(CNN, [1.0, 1.0, 1.0])
-    untested = write_claims(tmp_path / "claims.md", [claim, Claim(4, "Empty.", "nowhere")], results)
+    untested = write_claims(tmp_path / "claims.md", [claim, Claim(4, "Empty.", "nowhere")], results, {})
     page = (tmp_path / "claims.md").read_text()
     assert untested == "" and page == claims_page([claim, Claim(4, "Empty.", "nowhere")], results[::-1], {})
     assert (
@@ -338,6 +338,9 @@ def test_the_durations_are_beside_the_page(tmp_path):
     assert read_benchmarks(tmp_path) == {}
     (tmp_path / "benchmarks.json").write_text(json.dumps({"overhead": []}))
     assert read_benchmarks(tmp_path) == {"overhead": []}
+    (tmp_path / "benchmarks.json").write_text('{"overhead": [')
+    with pytest.raises(UserError, match=r"benchmarks\.json is damaged"):
+        read_benchmarks(tmp_path)
 
 
 def test_the_published_page_is_in_step_with_the_results():

@@ -147,7 +147,10 @@ def test_published_runs_keep_what_they_are_compared_by(finished, tmp_path):
     assert curves(bare, tmp_path / "none.png") is None
     text = report(bare, "test_error", {})
     assert "only in B" not in text
-    assert "No McNemar's test where no predictions are kept: A seed 0, A seed 1, B seed 0, B seed 1." in text
+    assert (
+        "No McNemar's test where no predicted classes are kept: A seed 0, A seed 1, B seed 0, B seed 1."
+        in text
+    )
 
     for variant, kept in zip(found, bare, strict=True):
         for seed, result in variant.by_seed.items():
@@ -177,6 +180,53 @@ def test_without_the_data_all_but_mcnemar(finished, monkeypatch):
     monkeypatch.setattr("experiments.analysis.significance.truth", missing)
     text = report(variants([finished]), "test_error", {})
     assert "needs the labels of the test images: The MNIST files are not in" in text and "(n = 2)" in text
+
+
+def test_runs_whose_right_images_are_stored_are_tested_although_others_cannot_be(
+    finished, tmp_path, monkeypatch
+):
+    def change(content, number):
+        content["config"]["optimizer"]["lr"] = number
+        content["config_hash"] = str(number)
+
+    folder = published(variants([finished]), tmp_path, change, count=2)
+    for number, variant in enumerate(found := variants([folder])):
+        path = variant.results[0].path
+        details.keep(variants([finished])[number % 2].results[0].path.parent, path)
+        if number:
+            details.keep_right(path, np.arange(100) >= number)
+
+    def missing(*_):
+        raise FileNotFoundError("The MNIST files are not in data/mnist.")
+
+    monkeypatch.setattr("experiments.analysis.significance.truth", missing)
+    text = report(found, "test_error", {})
+    assert text.count("needs the labels of the test images: The MNIST files are not in") == 1
+    assert text.count("images right only in") == 3  # the pairs of B, C and D; none of those with A
+
+
+def test_runs_are_given_from_within_their_folder(finished, tmp_path, monkeypatch):
+    folder = published(variants([finished]), tmp_path)
+    for variant in variants([folder]):
+        details.keep_right(variant.results[0].path, np.ones(9, dtype=bool))
+    for place, given in ((folder, "mnist_r"), (folder / "mnist_r", "run00-seed_0.json")):
+        monkeypatch.chdir(place)
+        path = variants([given])[0].results[0].path
+        assert not path.is_absolute() and details.right(path).tolist() == [True] * 9
+        assert details.figures_folder(path) == tmp_path / "results" / "figures" / "mnist_r"
+
+
+def test_keys_with_the_same_values_are_all_named(finished, tmp_path):
+    def change(content, number):
+        content["config"]["optimizer"] |= {"lr": number, "weight_decay": number, "momentum": 1 - number}
+        content["config_hash"] = str(number)
+
+    only_fcn = variants([finished])[:1]
+    keys = differing(variants([published(only_fcn, tmp_path, change, count=2)]))
+    assert keys["optimizer.lr, optimizer.weight_decay"] == ["0", "1"] and keys["optimizer.momentum"] == [
+        "1",
+        "0",
+    ]
 
 
 def test_the_curves(finished, tmp_path, monkeypatch):

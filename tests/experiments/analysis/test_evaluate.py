@@ -62,8 +62,9 @@ def test_the_figures_of_a_run_are_drawn_again(folder, script):
     assert code == 0 and {Path(line).name for line in said.splitlines()} == names
     assert {path.name for path in folder.glob("*.png")} == names
     assert (folder / "result.json").read_bytes() == before and not (folder / "evaluations").exists()
-    code, _, said = script("evaluate.py", "--figures", str(folder), "dataset.distort.max_angle=180")
-    assert code == 2 and "figures are of the run's own data" in said
+    for word in ("dataset.distort.max_angle=180", "device=cpu"):
+        code, _, said = script("evaluate.py", str(folder), "--figures", word)
+        assert code == 2 and f"{word} is not valid: figures are of the run's own data" in said
     changed = json.loads(before)
     (folder / "result.json").write_text(json.dumps({**changed, "test_fingerprint": "other"}))
     with pytest.raises(UserError, match="other test images than the run had"):

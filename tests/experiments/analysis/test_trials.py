@@ -55,6 +55,11 @@ def test_numbers_of_another_configuration_are_not_taken(table):
     assert trials.stored(table, Trial("plain", f"{TINY} trainer.batch_size=4"), 0) is None
 
 
+def test_a_name_that_no_trial_has_is_refused(script):
+    status, _, error = script("trials.py", "readings", "--render", "--only", "P: nothing")
+    assert status == 2 and error.startswith("--only P: nothing matches no trial of readings: they are ")
+
+
 def test_the_table_has_means_spreads_and_configurations(table):
     plain, _ = TABLES[table].trials
     path = trials.path_of(table, plain, 0)

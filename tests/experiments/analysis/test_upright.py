@@ -27,7 +27,8 @@ def test_opposite_directions_are_one_axis():
 def test_from_runs_to_the_picture(configure, script, tmp_path, monkeypatch):
     drawn, save = [], pictures.save
     monkeypatch.setattr(pictures, "save", lambda figure, path: drawn.append(figure) or save(figure, path))
-    for more in (["seed=0"], ["seed=1"], ["dataset.distort.max_angle=180"], ["model=cnn"]):
+    full = "dataset.distort.max_angle=180"
+    for more in (["seed=0"], ["seed=1"], ["seed=1", full], ["model=cnn"]):
         run(configure("experiment=upright", "trainer.iterations=2", *more), more)
     path = tmp_path / "a" / "poses.png"
     status, said, _ = script("upright.py", str(tmp_path / "outputs"), "--out", str(path))
@@ -37,6 +38,13 @@ def test_from_runs_to_the_picture(configure, script, tmp_path, monkeypatch):
         2 * 2.45 / 5.6, rel=0.01
     )  # two ranges, two seeds
     (figure,) = drawn
+    # A seed has one colour: the range with seed 1 alone is drawn in that of the legend's second line.
+    legend = {text.get_text(): one.get_color() for text, one in zip(
+        figure.legends[0].get_texts(), figure.legends[0].get_lines(), strict=False)}  # fmt: skip
+    first, second = (axes for axes in figure.axes if axes.name == "polar")
+    assert [one.get_color() for one in first.lines[:2]] == [legend["seed 0"], legend["seed 1"]]
+    assert second.lines[0].get_color() == legend["seed 1"]
+    assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == ["seed 0", "seed 1"]
     assert figure._suptitle.get_text().startswith("ST-CNN (affine) on rotated digits: the pose")
     (narrow, wide) = (axes.get_title().split("\n") for axes in figure.axes if axes.get_title())
     assert (narrow[0], wide[0]) == ("rotations of −90° to 90°", "rotations of −180° to 180°")

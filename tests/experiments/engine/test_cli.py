@@ -109,7 +109,7 @@ def test_the_runs_of_a_sweep_use_the_same_files_and_a_second_time_nothing_runs(c
     "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO, errno.ENOTDIR]
 )
 def test_a_disk_that_takes_nothing_is_one_sentence(capsys, number):
-    with pytest.raises(SystemExit) as ended, one_sentence_errors():
+    with pytest.raises(SystemExit) as ended, one_sentence_errors(training=True):
         raise OSError(number, os.strerror(number), "outputs/last.pt")
     assert ended.value.code == 2
     assert capsys.readouterr().err.strip() == (

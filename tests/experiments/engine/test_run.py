@@ -344,7 +344,7 @@ def test_sigterm_ends_the_training_with_a_checkpoint_and_the_next_start_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(History, "add", add_and_ask)
-    with pytest.raises(SystemExit) as left, one_sentence_errors():
+    with pytest.raises(SystemExit) as left, one_sentence_errors(training=True):
         run(ended)
     assert left.value.code == 143 and checkpoint.load(folder / "last.pt")["step"] == 4
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and rundir.failure(folder) == ""

@@ -1,5 +1,6 @@
 """What runs cost: hours added by hand, runs that no finished one is like, and the published page in step."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def test_hours_by_hand():
     ]
     assert page == costs_page([FIRST, SECOND], results[::-1], missing, "GPU A")
     assert "Estimated" not in costs_page([FIRST], results, {}, "GPU A")
+    again = dataclasses.replace(FIRST, name="again", title="Again")  # the same runs, which are counted once
+    assert "| Again |" not in costs_page([FIRST, again], results, {}, "GPU A")
 
 
 def test_what_is_missing_and_how_long_it_takes(monkeypatch):

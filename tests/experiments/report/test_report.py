@@ -1,12 +1,15 @@
 """The tables against numbers worked out by hand, and every way in which results may not be shown."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from experiments.analysis.claims import claims_table, read_benchmarks
 from experiments.engine.build import UserError
@@ -103,6 +106,25 @@ def test_mean_std_and_n_by_hand(runs):
     assert cell.std == pytest.approx(0.2645751311, abs=1e-9)
     ours = row_of(render([TABLE], load_results([folder])), "ST-CNN affine")[0]
     assert ours == "0.80 ± 0.26 (3)<br><sub>paper 0.7 · +0.10</sub>"
+
+
+def test_the_mean_of_angles_is_circular(runs):
+    table = dataclasses.replace(
+        TABLE,
+        metrics={"exp_a": "test_error"},
+        angles=frozenset({"test_error"}),
+        lower_is_better=None,
+        paper={},
+    )
+    degrees = (130.0, 119.0, -95.0)
+    (cell,) = cells([table], load_results([runs(*(result(seed, one) for seed, one in enumerate(degrees)))]))
+    mean = stats.circmean(degrees, 180, -180)
+    assert cell.mean == pytest.approx(mean) and cell.values == degrees
+    # Around 152 degrees: -22, -33 and, the short way, 113.
+    away = [one - mean for one in (130, 119, 265)]
+    assert cell.std == pytest.approx(np.sqrt(np.square(away).sum() / 2))
+    ours = row_of(render([table], load_results([runs()])), "ST-CNN affine")[0]
+    assert ours == f"{mean:.0f} ± {cell.std:.0f} (3)"  # whole degrees
 
 
 def test_one_run_has_no_deviation_and_few_seeds_are_marked(runs):

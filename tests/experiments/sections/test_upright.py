@@ -131,7 +131,7 @@ def test_runs_measure_the_pose_keep_the_angles_and_stand_in_both_tables(configur
         published
     )
     assert place(results[0]) == (("0 to 180", None), "error")
-    # Two more seeds, one on the other side of 180 degrees: the mean goes around the circle.
+    # Two more seeds, one on the other side of 180 degrees: the mean is circular.
     for seed, mean in ((0, 170.0), (1, -170.0)):
         content = results[0].to_dict() | {"seed": seed, "config": results[0].config | {"seed": seed}}
         content["metrics"] = metrics | {"test_pose_mean_degrees": mean, "test_class3_pose_mean_degrees": mean}
@@ -159,7 +159,7 @@ def test_the_claim_asks_how_far_the_mean_pose_is_from_the_middle_and_whether_dig
     assert concentration(0, 180).value(finished(0, 180, 3.0)) == 0.25
     assert concentration(0, 180).value(finished(0, 90, 3.0)) is None
     assert [(part.above, part.below) for part in CLAIM.parts] == [
-        *[(-math.inf, 15.0), (0.5, math.inf)] * 5,
+        *[(-15.0, 15.0), (0.5, math.inf)] * 5,
         (-math.inf, 0.5),
     ]
     # Two poses at opposite sides: the mean lies in the middle, where no digit is.

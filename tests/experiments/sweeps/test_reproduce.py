@@ -305,6 +305,7 @@ def test_bad_budgets(text):
     ("arguments", "message"),
     [
         (["tc", "--seeds", "a"], "is not a list of seeds"),
+        (["tc", "--seeds", "\N{SUPERSCRIPT TWO}"], "is not a list of seeds"),
         (["tc", "--trainer", "fats"], "choose one of fast, paper, paper_addition, paper_birds, smoke"),
         (["tc", "optimizer.lr=1"], "would change what a cell measures"),
         (["tc", "--budget", "soon"], "is not a time"),
