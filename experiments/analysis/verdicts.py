@@ -245,7 +245,7 @@ def _judged(
     """The verdict about a mean over seeds."""
     assert number is not None
     if number.n < MIN_SEEDS:
-        of = " of both" if isinstance(part, Gain) else ""
+        of = " in common" if isinstance(part, Gain) else ""
         seeds = "seed" if number.n == 1 else "seeds"
         reason = f"{number.n} {seeds}{of}, {MIN_SEEDS} needed"
         return Finding(part, OPEN, reason, number, means, tests, behind)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NoReturn
 
+from hydra import compose
 from hydra._internal.utils import get_args
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -87,7 +88,8 @@ def explain_bad_overrides(arguments: Sequence[str]) -> None:
         _end(
             f"--config-dir {asked.config_dir} is no folder: name one with files such as experiment/mine.yaml."
         )
-    with composing(Files((asked.config_name or "train").removesuffix(".yaml"), folder)) as make:
+    files = Files((asked.config_name or "train").removesuffix(".yaml"), folder)
+    with composing(files) as make:
         known = {key for key in overrides.keys if key in groups()}
         chosen = {}
         for key in sorted(known):
@@ -107,8 +109,22 @@ def explain_bad_overrides(arguments: Sequence[str]) -> None:
                 key in known or one.is_add() or one.is_force_add() or key.split("/")[0].startswith("hydra")
             ):
                 _check_key(cfg, key, groups())
+        for experiment in overrides.choices("experiment"):
+            _check_schedule(files.name, experiment, overrides.choices("trainer"))
         if not (asked.multirun or "sweep" in overrides or "hydra.mode" in overrides):
             _check_single(overrides, known)
+
+
+def _check_schedule(main: str, experiment: str, trainers: Sequence[str]) -> None:
+    """Ends the program if an experiment has a schedule of its own in place of a chosen one: paper_birds for paper."""
+    if "paper" in trainers:
+        words = [f"experiment={experiment}"]
+        own = compose(main, words, return_hydra_config=True).hydra.runtime.choices.get("trainer") or ""
+        if own.startswith("paper_"):
+            _end(
+                f"trainer=paper is not the paper's schedule of experiment={experiment}: leave it out, or write "
+                f"trainer={own}."
+            )
 
 
 def _check_single(overrides: Overrides, known: Collection[str]) -> None:

@@ -59,7 +59,7 @@ def costs_page(tables: Sequence[Table], results: Iterable[Result], missing: Miss
             "## Estimated: the runs that are missing",
             f"Three seeds of every cell, one run after the other, on {device}. The estimate takes the finished runs "
             "most like the missing one, for each image that they trained on; `python scripts/reproduce.py TABLE "
-            "--dry-run` names them. A run that has no such model is not in the sum.",
+            "--dry-run` names them. Runs that no finished one resembles are not in the sum.",
             _grid(["table", "schedule", "runs", "all runs", "of these without an estimate"], left, 2),
         ]
     return "\n\n".join(parts) + "\n"

@@ -89,8 +89,8 @@ TABLE1 = Table(
     place=of_paper,
     priority=PRIORITY,
     caveats=(
-        "P and E: the paper leaves open what its pixels are pixels of, and where its grid lies. Of the readings, those "
-        "are taken whose FCN comes closest to the paper's, on held-out training digits (docs/decisions.md).",
+        "P and E: the paper does not say on which canvas it counts pixels, nor where its grid lies. Of the readings, "
+        "those are taken whose FCN comes closest to the paper's, on held-out training digits (docs/decisions.md).",
     ),
 )
 

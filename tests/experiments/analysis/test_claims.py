@@ -75,8 +75,8 @@ def test_the_interval_of_the_gain_is_scipys():
         (BETTER, (-0.4, 0.5, 0.6), OPEN, "the interval includes 0"),
         (BETTER, (0.0, 0.0, 0.0), OPEN, "the interval includes 0"),
         (BETTER, (0.5, 0.5, 0.5), HOLDS, ""),
-        (BETTER, (0.5, 0.6), OPEN, "2 seeds of both, 3 needed"),
-        (BETTER, (0.5,), OPEN, "1 seed of both, 3 needed"),
+        (BETTER, (0.5, 0.6), OPEN, "2 seeds in common, 3 needed"),
+        (BETTER, (0.5,), OPEN, "1 seed in common, 3 needed"),
         (EQUAL, (-0.01, 0.0, 0.01), HOLDS, ""),
         (EQUAL, (0.39, 0.4, 0.41), FAILS, ""),
         (EQUAL, (-0.39, -0.4, -0.41), FAILS, ""),
@@ -104,7 +104,7 @@ def test_a_gain_in_accuracy_is_more_of_it():
     ]
     assert only(part, results).verdict == HOLDS and only(part, results).number.middle == pytest.approx(2)
     # Runs that did not measure the accuracy are not there.
-    assert only(part, results[:5] + runs(CNN, [9], [2])).reason == "2 seeds of both, 3 needed"
+    assert only(part, results[:5] + runs(CNN, [9], [2])).reason == "2 seeds in common, 3 needed"
 
 
 def test_only_seeds_of_both_count():
@@ -206,7 +206,7 @@ def test_a_claim_holds_if_all_parts_do_and_does_not_if_any_does_not():
 
     assert verdict([1, 1, 1], [2, 2, 2]) == (HOLDS, "")
     assert verdict([2, 2, 2], [1, 1, 1]) == (FAILS, "")
-    assert verdict([1], [2]) == (OPEN, "1 seed of both, 3 needed")
+    assert verdict([1], [2]) == (OPEN, "1 seed in common, 3 needed")
     claims = [claim, Claim(2, "It is so too.", "nowhere"), Claim(3, "And it is.", "nowhere", (BETTER,))]
     bad = [run for row, e in ((ST, [2, 2, 2]), (CNN, [1, 1, 1])) for run in runs(row, e, experiment="exp_b")]
     papers = [run for row, e in ((ST, [1.0]), (CNN, [2.0])) for run in runs(row, e, trainer="paper")]
@@ -217,7 +217,7 @@ def test_a_claim_holds_if_all_parts_do_and_does_not_if_any_does_not():
         "| [3](claims.md#claim-3) | And it is. | schedule fast | **holds** | 1 / 0 / 0 |",
     ]
     (line,) = claims_table(claims[2:], papers + good[:2], {}, "claims.md").splitlines()[2:]
-    assert "| schedule paper | not decided: 1 seed of both, 3 needed |" in line  # as many: the paper's
+    assert "| schedule paper | not decided: 1 seed in common, 3 needed |" in line  # as many: the paper's
     (one,) = judge(Claim(1, "It is so.", "nowhere"), good, {})
     assert (one.verdict, one.reason, one.findings) == (OPEN, "no run yet", ())
 
@@ -237,7 +237,7 @@ def test_mcnemar_of_the_images_that_runs_have_right(tmp_path):
     assert finding.tests == {0: (9, 1, pytest.approx(2 * (1 + 10) / 2**10))}
     assert finding.tests[0][2] == pytest.approx(stats.binomtest(9, 10).pvalue)
     page = claims_page([Claim(1, "It is so.", "nowhere", (BETTER,))], st + cnn, {})
-    assert "| s0: 9 / 1, p = 0.021 | not decided: 2 seeds of both, 3 needed |" in page
+    assert "| s0: 9 / 1, p = 0.021 | not decided: 2 seeds in common, 3 needed |" in page
 
 
 def test_right_is_kept_once_beside_what_was_kept(tmp_path, monkeypatch):

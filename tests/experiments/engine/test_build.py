@@ -242,6 +242,12 @@ def test_the_papers_decay_divides_by_ten():
             "Valid: fast, paper, paper_addition, paper_birds, smoke.",
         ),
         (["experiment=mnist_rts,mnist_x"], "experiment=mnist_x"),
+        (
+            ["experiment=mnist_addition", "trainer=paper"],
+            "trainer=paper is not the paper's schedule of experiment=mnist_addition: leave it out, or write "
+            "trainer=paper_addition.",
+        ),
+        (["-m", "experiment=mnist_r,cub_2st_224", "trainer=fast,paper"], "or write trainer=paper_birds."),
         (["trainer.iteratons=3"], "Did you mean trainer.iterations? Valid: trainer.batch_size"),
         (["trainer=fast", "dataset.distort.angle=3"], "dataset.distort.max_angle"),
         (["sed=1"], "Did you mean seed?"),
