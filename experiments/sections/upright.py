@@ -32,7 +32,7 @@ def row_of_range(middle: float, max_angle: float) -> Row:
 
 
 ROWS: dict[Row, str] = {
-    row_of_range(*one): f"{row_of_range(*one)[0]}\N{DEGREE SIGN}, mean {one[0]}\N{DEGREE SIGN}"
+    row_of_range(*one): f"{row_of_range(*one)[0]}\N{DEGREE SIGN}, middle {one[0]}\N{DEGREE SIGN}"
     for one in RANGES
 }
 MEAN, CONCENTRATION = "pose_mean_degrees", "pose_concentration"
@@ -89,7 +89,7 @@ UPRIGHT = _table(
     "upright",
     "Rotated MNIST, the pose after the transformer",
     "error in %; pose: the circular mean of the angle left by the transformer, in degrees; concentration: the mean "
-    "resultant length of that angle, 1 for one pose and 0 for none",
+    "resultant length of that angle, 1 for one pose and 0 for none: near 0, the pose says nothing",
     {
         "error": ("test error", "error"),
         "pose": ("pose", MEAN),
@@ -215,7 +215,7 @@ def deviation(middle: int, max_angle: int) -> Runs:
             (result.metric(f"test_{MEAN}") - middle + 180) % 360 - 180 if where and where[0] == row else None
         )
 
-    return Runs(f"{ROWS[row]}, pose minus mean", value, decimals=1)
+    return Runs(f"{ROWS[row]}, pose minus middle", value, decimals=1)
 
 
 def concentration(middle: int, max_angle: int) -> Runs:
