@@ -22,7 +22,7 @@ FILE = re.compile(r"\]\(<?([^)>]+)>?\)")
 METRIC = {  # table -> the metric of its first column, and its decimals; all others: test_error, 2
     "colocalisation": ("test_localised", 0),
     "birds": ("test_accuracy", 1),
-    "upright_classes": ("test_class0_pose_mean_degrees", 2),
+    "upright_classes": ("test_class0_pose_mean_degrees", 0),
 }
 
 
@@ -53,7 +53,6 @@ def test_every_run_is_on_the_page_of_its_cell_with_the_numbers_of_its_file(pages
         if name.count("/") != 2:
             continue
         metric, digits = METRIC.get(name.split("/")[1].split("-")[0], ("test_error", 2))
-        digits = 0 if metric.endswith("degrees") else digits
         values = []
         for row in (row for row in rows(page) if "[JSON]" in row[-1]):
             file = target(name, FILE.search(row[-1])[1])
