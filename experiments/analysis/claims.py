@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from experiments.analysis.significance import LEVEL, keep_right
+from experiments.analysis.significance import LEVEL, keep_right, p_text
 from experiments.analysis.verdicts import (
     FAILS,
     HOLDS,
@@ -204,7 +204,7 @@ def _tables(one: Judgement, mark: Mark) -> list[str]:
 def _gain(one: Judgement, finding: Finding) -> list[str]:
     part = finding.part
     assert isinstance(part, Gain)
-    tests = [f"s{seed}: {a} / {b}, p = {p:.2g}" for seed, (a, b, p) in sorted(finding.tests.items())]
+    tests = [f"s{seed}: {a} / {b}, {p_text(p)}" for seed, (a, b, p) in sorted(finding.tests.items())]
     gain = _number(finding.number, part.first.decimals, signed=True)
     return [*_ours_and_paper(one, finding), gain, _range(part.above, part.below), "; ".join(tests) or MISSING]
 

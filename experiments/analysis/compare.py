@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from experiments.analysis.significance import LEVEL, judgeable, mcnemar_by_seed, paired
+from experiments.analysis.significance import LEVEL, judgeable, mcnemar_by_seed, p_text, paired
 from experiments.analysis.variants import Variant, all_metrics, differing
 from experiments.engine.build import UserError
 from experiments.report import markdown_table
@@ -119,5 +119,5 @@ def _sentence(
         text += f", {LEVEL:.0%} interval {pair['low']:+.{digits}f} to {pair['high']:+.{digits}f}"
     text += f" (n = {len(pair['seeds'])})"
     for seed, (only_a, only_b, p) in tests.items():
-        text += f"; seed {seed}: {only_a} images right only in {a.letter}, {only_b} only in {b.letter}, p = {p:.2g}"
+        text += f"; seed {seed}: {only_a} images right only in {a.letter}, {only_b} only in {b.letter}, {p_text(p)}"
     return text + "."

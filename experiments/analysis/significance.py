@@ -65,6 +65,11 @@ def mcnemar(right_a: Tensor, right_b: Tensor) -> tuple[int, int, float]:
     return only_a, only_b, min(2 * tail, 1.0)
 
 
+def p_text(p: float) -> str:
+    """A p-value in words, such as "p = 0.021"; one that is too small for a float, as a bound."""
+    return f"p = {p:.2g}" if p else "p < 1e-300"
+
+
 def predictions(result: Result) -> Tensor | None:
     """The classes that a run predicted, (N,); None where they are not stored, or are boxes and no classes."""
     predicted = details.predictions(result.path)

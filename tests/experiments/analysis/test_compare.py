@@ -10,7 +10,7 @@ from scipy import stats
 
 from experiments.analysis.compare import report
 from experiments.analysis.curves import _looks, curves
-from experiments.analysis.significance import mcnemar, paired
+from experiments.analysis.significance import mcnemar, p_text, paired
 from experiments.analysis.variants import all_metrics, differing, main_metric, names, variants
 from experiments.engine.build import UserError
 from experiments.engine.run import run
@@ -46,6 +46,9 @@ def test_mcnemar_by_hand():
         2 * (1 + 5) / 32
     )  # five tosses of a coin, one or none on the rarer side, either way
     assert mcnemar(a, a) == (0, 0, 1.0)
+    every = torch.ones(2000, dtype=torch.bool)
+    assert mcnemar(every, ~every) == (2000, 0, 0.0)  # 2 ** -1999 is no float
+    assert [p_text(value) for value in (p, 0.0)] == ["p = 0.38", "p < 1e-300"]
 
 
 def test_runs_are_sorted_into_configurations(finished):
