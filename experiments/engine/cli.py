@@ -110,20 +110,22 @@ def explain_bad_overrides(arguments: Sequence[str]) -> None:
             ):
                 _check_key(cfg, key, groups())
         for experiment in overrides.choices("experiment"):
-            _check_schedule(files.name, experiment, overrides.choices("trainer"))
+            others = [word for word in words if not word.lstrip("+").startswith(("experiment=", "trainer="))]
+            _check_schedule(files.name, [*others, f"experiment={experiment}"], overrides.choices("trainer"))
         if not (asked.multirun or "sweep" in overrides or "hydra.mode" in overrides):
             _check_single(overrides, known)
 
 
-def _check_schedule(main: str, experiment: str, trainers: Sequence[str]) -> None:
-    """Ends the program if an experiment has a schedule of its own in place of a chosen one: paper_birds for paper."""
+def _check_schedule(main: str, words: Sequence[str], trainers: Sequence[str]) -> None:
+    """Ends the program if a run's own schedule is another of the kind that is chosen: paper_birds for paper.
+
+    words: overrides of the groups, the experiment last, without the trainer.
+    """
     if "paper" in trainers:
-        words = [f"experiment={experiment}"]
-        own = compose(main, words, return_hydra_config=True).hydra.runtime.choices.get("trainer") or ""
+        own = compose(main, list(words), return_hydra_config=True).hydra.runtime.choices.get("trainer") or ""
         if own.startswith("paper_"):
             _end(
-                f"trainer=paper is not the paper's schedule of experiment={experiment}: leave it out, or write "
-                f"trainer={own}."
+                f"trainer=paper is not the paper's schedule of {words[-1]}: leave it out, or write trainer={own}."
             )
 
 
