@@ -361,7 +361,7 @@ class Projective(Transform):
         matrix = self._entries(theta).reshape(-1, 3)
         x, y, w = (matrix @ columns).unflatten(0, (-1, 3)).unbind(1)  # each (B, N)
         w = self._away_from_zero(w)
-        # One coordinate at a time: the gradient has them side by side, and both at once take a CPU three times as long.
+        # One coordinate at a time: the gradient has them side by side, and dividing both at once is slow on a CPU.
         return torch.stack([x / w, y / w], dim=1).mT
 
 

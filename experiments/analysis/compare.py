@@ -7,9 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
-from experiments.analysis.significance import LEVEL, judgeable, mcnemar_by_seed, p_text, paired
+from experiments.analysis.significance import LEVEL, Labels, judgeable, mcnemar_by_seed, p_text, paired
 from experiments.analysis.variants import Variant, all_metrics, differing
 from experiments.engine.build import UserError
 from experiments.report import markdown_table
@@ -63,7 +61,7 @@ def _table(head: str, letters: Sequence[str], rows: dict[str, list[str]]) -> str
 
 def _pairs(pairs: Sequence[tuple[Variant, Variant]], metric: str, circumstances: dict[str, Any]) -> list[str]:
     """Paragraphs: a list of the differences, and what was left out and why."""
-    labels: dict[str, Tensor] = {}
+    labels: Labels = {}
     lines, elsewhere = "", []
     failed: dict[str, None] = {}  # reasons, each once
     for a, b in pairs:

@@ -16,6 +16,7 @@ from experiments.engine.build import UserError, build, with_arguments
 from experiments.report import Result, details
 
 LEVEL = 0.95  # confidence level of the intervals
+Labels = dict[str, Tensor | Exception]  # fingerprint of a test set -> its labels, or why they cannot be drawn
 
 
 def paired(a: Variant, b: Variant, metric: str) -> dict[str, Any]:
@@ -97,14 +98,14 @@ def truth(result: Result, circumstances: dict[str, Any]) -> Tensor:
 
 
 def mcnemar_by_seed(
-    a: Variant, b: Variant, circumstances: dict[str, Any], labels: dict[str, Tensor] | None = None
+    a: Variant, b: Variant, circumstances: dict[str, Any], labels: Labels | None = None
 ) -> dict[int, tuple[int, int, float]]:
     """`mcnemar` for every seed of which both runs have stored predictions on the same test images.
 
     Args:
         a, b: the configurations.
         circumstances: as of `truth`.
-        labels: fingerprint of a test set -> its labels; those that are drawn are added.
+        labels: those that are known; those that are drawn are added.
 
     Returns:
         Seed -> what `mcnemar` returns.
@@ -133,7 +134,7 @@ def stored_right(result: Result) -> Tensor | None:
     return None if stored is None else torch.from_numpy(stored)
 
 
-def right(result: Result, circumstances: dict[str, Any], labels: dict[str, Tensor]) -> Tensor:
+def right(result: Result, circumstances: dict[str, Any], labels: Labels) -> Tensor:
     """Which test images a run has right, (N,), bool: as stored, else by its predictions and the labels, drawn anew.
 
     Args:
@@ -147,10 +148,15 @@ def right(result: Result, circumstances: dict[str, Any], labels: dict[str, Tenso
     if stored is not None:
         return stored
     if result.test_fingerprint not in labels:
-        labels[result.test_fingerprint] = truth(result, circumstances)
-    predicted = predictions(result)
+        try:
+            labels[result.test_fingerprint] = truth(result, circumstances)
+        except (UserError, FileNotFoundError) as error:
+            labels[result.test_fingerprint] = error
+    known, predicted = labels[result.test_fingerprint], predictions(result)
+    if isinstance(known, Exception):
+        raise known
     assert predicted is not None
-    return predicted == labels[result.test_fingerprint]
+    return predicted == known
 
 
 def keep_right(results: Iterable[Result], circumstances: dict[str, Any]) -> str:
@@ -163,7 +169,7 @@ def keep_right(results: Iterable[Result], circumstances: dict[str, Any]) -> str:
     Returns:
         The runs for which it cannot be found out, and why, in one sentence; "" where there is none.
     """
-    labels: dict[str, Tensor] = {}
+    labels: Labels = {}
     failed: dict[str, list[str]] = {}
     for result in results:
         path = result.path

@@ -199,13 +199,17 @@ def test_runs_whose_right_images_are_stored_are_tested_although_others_cannot_be
         if number:
             details.keep_right(path, np.arange(100) >= number)
 
-    def missing(*_):
+    asked = []
+
+    def missing(result, _):
+        asked.append(result.test_fingerprint)
         raise FileNotFoundError("The MNIST files are not in data/mnist.")
 
     monkeypatch.setattr("experiments.analysis.significance.truth", missing)
     text = report(found, "test_error", {})
     assert text.count("needs the labels of the test images: The MNIST files are not in") == 1
     assert text.count("images right only in") == 3  # the pairs of B, C and D; none of those with A
+    assert len(asked) == 1  # once for a test set, not for each pair
 
 
 def test_runs_are_given_from_within_their_folder(finished, tmp_path, monkeypatch):
