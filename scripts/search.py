@@ -23,7 +23,7 @@ def main() -> int:
     add("--study", required=True, help="its name; its folder is <output_dir>/search/<study>")
     add("--trials", type=int, default=20, help="in all, those of earlier calls too (%(default)s)")
     add("--jobs", type=int, help="trials at a time (one a core; one on a GPU)")
-    add("--metric", default="val_error", help="val_error, val_accuracy or val_loss (%(default)s)")
+    add("--metric", default="val_error", help="val_error or val_loss (%(default)s)")
     add("--seed", type=int, default=0, help="of what is proposed; that of the runs is seed=")
     add("--no-pruning", action="store_true", help="let every trial end")
     args = parser.parse_intermixed_args()  # overrides may stand behind options

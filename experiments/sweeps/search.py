@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from hydra.errors import HydraException
@@ -34,13 +34,7 @@ from experiments.sweeps.progress import Progress
 from experiments.sweeps.space import Parameter, parse_space
 from stn.seeds import stream_seed
 
-# By a metric's last word.
-Direction = Literal["minimize", "maximize"]
-DIRECTIONS: dict[str, Direction] = {
-    "error": "minimize",
-    "loss": "minimize",
-    "accuracy": "maximize",
-}
+METRICS = ("val_error", "val_loss")  # of held-out images; the lower, the better
 SCHEDULES = ("trainer", "schedules")  # of two of them, one step does not compare
 STARTUP = 5  # trials that end undisturbed before any is stopped early
 
@@ -59,7 +53,7 @@ class Study:
     Attributes:
         fixed: the overrides of every trial.
         parameters: the space.
-        metric: of held-out training images, such as `val_error`.
+        metric: of held-out training images: `val_error` or `val_loss`.
         folder: where the study is kept.
         iterations: of a trial's training.
     """
@@ -69,10 +63,6 @@ class Study:
     metric: str
     folder: Path
     iterations: int
-
-    @property
-    def direction(self) -> Direction:
-        return DIRECTIONS[self.metric.rsplit("_", 1)[-1]]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -102,13 +92,11 @@ def define_study(overrides: Sequence[str], *, name: str, metric: str = "val_erro
     """
     if not re.fullmatch(r"[\w.-]*\w", name):
         raise UserError(f"--study {name} is not a name: write letters, digits, -, _ and dots.")
-    if not metric.startswith("val_"):
+    if metric not in METRICS:
         raise UserError(
             f"--metric {metric} is refused: a search sees held-out training images only, never the test set; "
-            "choose val_error, val_accuracy or val_loss."
+            f"choose {' or '.join(METRICS)}."
         )
-    if metric.rsplit("_", 1)[-1] not in DIRECTIONS:
-        raise UserError(f"--metric {metric} is not known: choose val_error, val_accuracy or val_loss.")
     fixed, parameters = parse_space(overrides)
     with composing() as make:
         cfg = _compose(make, [*fixed.words, *(f"{p.key}={p.first}" for p in parameters)])
@@ -148,7 +136,7 @@ def open_trials(study: Study, *, pruning: bool) -> optuna.Study:
         return optuna.create_study(
             study_name="search",
             storage=JournalStorage(JournalFileBackend(str(journal))),
-            direction=study.direction,
+            direction="minimize",
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner()
             if never
@@ -288,8 +276,9 @@ def _enter(found: optuna.Study, trial: Trial, status: int | None, job: Job, stud
     else:
         metrics = Result.read(job.folder / "result.json").metrics
         if study.metric not in metrics:
-            valid = ", ".join(name for name in metrics if name.startswith("val_")) or "nothing held out"
-            raise UserError(f"The runs measure no {study.metric}: --metric is one of {valid}.")
+            raise UserError(
+                f"The task of these runs measures no {study.metric}, so a search cannot judge them."
+            )
         value = metrics[study.metric]
         if math.isfinite(value):
             found.tell(trial, value)

@@ -15,11 +15,10 @@ from experiments.sweeps.search import DONE, FAILED, OPEN, STARTUP, STOPPED, Stud
 
 def ranked(trials: optuna.Study) -> list[FrozenTrial]:
     """The trials, best first: those that ended, those that were stopped early, those that failed; a run once."""
-    sign = 1 if trials.direction == optuna.study.StudyDirection.MINIMIZE else -1
 
     def order(trial: FrozenTrial) -> tuple[int, float, int]:
         value = trial.value if trial.value is not None else math.inf
-        return [DONE, STOPPED, FAILED, OPEN].index(trial.state), sign * value, trial.number
+        return [DONE, STOPPED, FAILED, OPEN].index(trial.state), value, trial.number
 
     once: dict[str, FrozenTrial] = {}
     for trial in sorted(trials.get_trials(deepcopy=False), key=order):
