@@ -83,8 +83,10 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
-        plan = self._plan(input, dtype)
+        autocast, dtypes = torch.is_autocast_enabled("cpu"), {input.dtype, self.weight.dtype}
+        dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
+        mixed = torch.float64 in dtypes if autocast else len(dtypes) > 1  # autocast leaves float64 as it is
+        plan = None if mixed else self._plan(input, dtype)
         if plan is None:
             return super().forward(input)
         return _BandGradient.apply(input.to(dtype), self.weight, self.bias, plan)

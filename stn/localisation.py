@@ -200,10 +200,15 @@ class Head(nn.Linear):
             raise ValueError(
                 f"start must have {count * transform.num_params} numbers, not shape {tuple(start.shape)}."
             )
+        self._start = start
         super().__init__(in_features, count * transform.num_params)
+
+    def reset_parameters(self) -> None:
+        """The start again: `nn.Linear` calls this, and so do functions that initialise a whole network."""
+        super().reset_parameters()  # draws as nn.Linear does, so that a seed gives the same network as ever
         with torch.no_grad():
             self.weight.zero_()
-            self.bias.copy_(start)
+            self.bias.copy_(self._start)
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
@@ -225,7 +230,7 @@ class LocalisationNetwork(nn.Module):
             identity.
         head: module features -> theta (B, num_params) of one transformer, in place of `Head`. It sets its own start.
         looks: how often the network is applied; the paper's is once. A head that does not start at the identity is
-            composed with itself as often.
+            composed with itself as often. The looks are sampled bilinearly, with zeros outside of the image.
 
     Shape:
         (B, C, H, W) -> (B, K, num_params).

@@ -12,6 +12,7 @@ __all__ = ["MODES", "PADDINGS", "in_frame", "sample"]
 
 MODES = ("bilinear", "nearest")
 PADDINGS = ("zeros", "border")
+WIDE_INTEGERS = (torch.int32, torch.int64, torch.uint32, torch.uint64)  # float32 cannot hold them
 
 
 def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str = "zeros") -> Tensor:
@@ -65,7 +66,7 @@ def sample(image: Tensor, grid: Tensor, *, mode: str = "bilinear", padding: str 
     else:
         lost = ~grid.isfinite().all(-1)
         grid = grid.masked_fill(lost[..., None], 0)
-    wide = torch.float64 in (image.dtype, grid.dtype) or image.dtype in (torch.int32, torch.int64)
+    wide = torch.float64 in (image.dtype, grid.dtype) or image.dtype in WIDE_INTEGERS
     dtype = torch.float64 if wide else torch.float32
     with torch.autocast(image.device.type, enabled=False):
         out = F.grid_sample(image.to(dtype), grid.to(dtype), mode, padding, align_corners=False)
@@ -102,7 +103,10 @@ def _check_finite(image: Tensor, grid: Tensor) -> None:
 
 
 def in_frame(grid: Tensor) -> Tensor:
-    """The share of sampling points that lie inside the image. At 0 theta has no gradient, and the window is lost.
+    """The share of sampling points that lie inside the image.
+
+    At 0 and with zero padding, the window is lost: theta has no gradient, but for points within half a pixel of the
+    edge.
 
     Args:
         grid: (..., h, w, 2), or (..., d, h, w, 3) of a volume; -1 to 1 between the image's outer edges.

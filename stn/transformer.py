@@ -1,6 +1,7 @@
 """The spatial transformer: localisation network, grid generator and sampler in one module (paper section 3)."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,12 @@ class SpatialTransformer(nn.Module):
         mode: `bilinear` or `nearest`, see `stn.sampler.sample`.
         padding: `zeros` or `border`, see `stn.sampler.sample`.
         start: (num_params,), theta at the start. None: the identity.
-        head: module features -> theta (B, num_params), in place of one linear layer. It sets its own start, and
-            `start` is not used.
+        head: module features -> theta (B, num_params), in place of one linear layer. It sets its own start.
         with_theta: whether `forward` returns theta too. False: the warped image alone, for `nn.Sequential`.
 
     Raises:
-        ValueError: The number of features is unknown, or `start` or `out_size` does not fit the transform.
+        ValueError: The number of features is unknown, `start` or `out_size` does not fit the transform, or `start` and
+            `head` are both given.
 
     Examples:
         >>> from stn import Affine, FCTrunk
@@ -56,6 +57,8 @@ class SpatialTransformer(nn.Module):
         with_theta: bool = True,
     ) -> None:
         super().__init__()
+        if head is not None and start is not None:
+            raise ValueError("start is of the built-in head: a head of your own sets its own start.")
         self.localisation = localisation
         self.transform = transform
         self.head = Head(count_features(localisation), transform, start=start) if head is None else head
@@ -89,7 +92,7 @@ class ParallelTransformers(nn.Module):
 
     Args:
         networks: the localisation networks. K is the sum of their `count`s; the order of the transformers is theirs.
-        transform: the family of warps.
+        transform: the family of warps, that of the networks.
         out_size: (H, W) of the output, or (D, H, W) for a transform of volumes; or one number, the length of every
             side. None: the size of the input.
         mode: `bilinear` or `nearest`, see `stn.sampler.sample`.
@@ -100,7 +103,7 @@ class ParallelTransformers(nn.Module):
         networks: the localisation networks.
 
     Raises:
-        ValueError: There is no network, or `out_size` does not fit the transform.
+        ValueError: There is no network, a network is of another transform, or `out_size` does not fit the transform.
 
     Examples:
         Two that have a network each, and two that share one and look at the left and the right half:
@@ -132,6 +135,11 @@ class ParallelTransformers(nn.Module):
             raise ValueError("ParallelTransformers needs at least one localisation network.")
         # Named by number, not held in a ModuleList: so checkpoints written with a list of transformers still load.
         for k, network in enumerate(networks):
+            if repr(network.transform) != repr(transform):
+                raise ValueError(
+                    f"Localisation network {k} predicts theta of {network.transform}, which is warped by {transform}: "
+                    "give both the same transform."
+                )
             self.add_module(str(k), network)
         self.transform = transform
         self.out_size = _sides(out_size, transform)
@@ -140,7 +148,9 @@ class ParallelTransformers(nn.Module):
 
     @property
     def networks(self) -> list[LocalisationNetwork]:
-        return [module for module in self.children() if isinstance(module, LocalisationNetwork)]
+        # By name: `children` gives a module once, however often it is used.
+        named = {name: module for name, module in self._modules.items() if name.isdigit()}
+        return cast(list[LocalisationNetwork], list(named.values()))
 
     @property
     def count(self) -> int:

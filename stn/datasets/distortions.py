@@ -77,7 +77,7 @@ def rotate(
         >>> rotate(images, generator).shape
         torch.Size([2, 1, 28, 28])
     """
-    images = _to_float(images)
+    images = to_float(images)
     placed = draw_rotate(images, generator, max_angle=max_angle, middle=middle)
     turned = warp_affine(images, images.shape[-1], *placed)
     return (turned, placed.angle) if return_angle else turned
@@ -145,7 +145,7 @@ def rotate_translate_scale(
         >>> rotate_translate_scale(images, generator).shape
         torch.Size([2, 1, 42, 42])
     """
-    images = _to_float(images)
+    images = to_float(images)
     side = images.shape[-1]
     if side * scale[1] > canvas:
         raise ValueError(
@@ -205,7 +205,7 @@ def project(
         >>> project(images, generator).shape
         torch.Size([2, 1, 28, 28])
     """
-    images = _to_float(images)
+    images = to_float(images)
     return warp_quad(images, *draw_project(images, generator, scale=scale, std=std, corners=corners))
 
 
@@ -267,7 +267,7 @@ def elastic(
         >>> elastic(images, generator).shape
         torch.Size([2, 1, 28, 28])
     """
-    images = _to_float(images)
+    images = to_float(images)
     side = images.shape[-1]
     spline, theta = draw_elastic(images, generator, scale=scale, std=std, reach=reach)
     return sample(images, spline.grid(theta, (side, side)))
@@ -308,7 +308,7 @@ def translate_clutter(
     Args:
         images: (B, 1, H, H), uint8, or floating point in [0, 1].
         generator: on the device of the images.
-        source: (N, 1, H, W), the digits that patches are cut from.
+        source: (N, 1, H, H), the digits that patches are cut from.
         canvas: side of the result, pixels.
         patches: number of patches.
         patch_size: side of a patch, pixels.
@@ -324,7 +324,7 @@ def translate_clutter(
         >>> translate_clutter(images, generator, source=images).shape
         torch.Size([2, 1, 60, 60])
     """
-    images = _to_float(images)
+    images = to_float(images)
     return paste_clutter(images, draw_clutter(images, generator, source, canvas, patches, patch_size), canvas)
 
 
@@ -354,7 +354,7 @@ def draw_clutter(
     Args:
         images: (B, 1, H, H), uint8, or floating point in [0, 1].
         generator: on the device of the images.
-        source: (N, 1, H, W), the digits that patches are cut from.
+        source: (N, 1, H, H), the digits that patches are cut from.
         canvas: side of the canvas, pixels.
         patches: number of patches.
         patch_size: side of a patch, pixels.
@@ -398,7 +398,7 @@ def draw_clutter(
     rows_of_source, line = source.shape[-2:]
     corner = (digit * rows_of_source + cut_y) * line + cut_x  # of each patch, among all pixels of the source
     at = corner[..., None, None] + span[:, None] * line + span
-    cut = _to_float(source.take(at)).to(images.dtype)
+    cut = to_float(source.take(at)).to(to_float(images[:0]).dtype)
     return Clutter(left, top, row, column, cut)
 
 
@@ -555,7 +555,8 @@ def _meeting(start: Tensor, side: int, patch: int, places: int) -> tuple[Tensor,
     return first, (start + side).clamp(max=places) - first
 
 
-def _to_float(images: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
+    """uint8 as float32 in [0, 1]; float32 and float64 as they are; other floating point as float32."""
     if images.dtype == torch.uint8:
         return images.float() / 255
     return images if images.dtype in (torch.float32, torch.float64) else images.float()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stn.datasets.distorted import DistortedDigits
+from stn.datasets.distortions import to_float
 from stn.sampler import sample
 from stn.transforms import Affine3d
 
@@ -47,8 +48,7 @@ def extrude(
         >>> extrude(torch.ones(2, 1, 28, 28), torch.Generator().manual_seed(0), canvas=30).shape
         torch.Size([2, 1, 30, 30, 30])
     """
-    if images.dtype == torch.uint8:
-        images = images.float() / 255
+    images = to_float(images)
     side, device, dtype = images.shape[-1], images.device, images.dtype
     if max(side, thickness) > PAPER_CANVAS or thickness < 1:
         raise ValueError(

@@ -90,6 +90,13 @@ def test_where_the_plain_convolution_is_taken():
     for other in (Conv2d(1, 3, 5, stride=2), Conv2d(1, 3, 5, padding=2), Conv2d(1, 3, 5, dilation=2)):
         assert not takes_the_band(other, image)
     assert not takes_the_band(Conv2d(8, 3, 5), torch.rand(2, 8, 20, 20))
+    for mixed in (layer.double(), Conv2d(1, 3, 5)):  # weights of another dtype are refused as by nn.Conv2d
+        other = image if mixed is layer else image.double()
+        with pytest.raises(RuntimeError, match="type"):
+            mixed(other.detach().requires_grad_())
+    with torch.autocast("cpu", torch.bfloat16):  # which leaves float64 as it is
+        assert layer(image.double()).dtype == torch.float64
+    layer.float()
     with torch.no_grad():
         assert layer(image.requires_grad_()).grad_fn is None
 

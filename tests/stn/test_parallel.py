@@ -11,7 +11,9 @@ from stn import (
     FCTrunk,
     LocalisationNetwork,
     ParallelTransformers,
+    Projective,
     SpatialTransformer,
+    ThinPlateSpline,
     Translation,
     localisation_parameters,
     sample,
@@ -64,6 +66,22 @@ def test_shared_and_own_networks_side_by_side():
     assert torch.equal(theta, torch.cat([each(IMAGE) for each in networks], 1))
 
 
+def test_a_network_used_twice_and_a_wrapped_one_count():
+    class Wrapper(nn.Module):  # as torch.compile makes one
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.count, self.transform = inner, inner.count, inner.transform
+
+        def forward(self, image):
+            return self.inner(image)
+
+    one, other = network(), network()
+    parallel = ParallelTransformers([one, one, Wrapper(other)], Translation())
+    theta = parallel(IMAGE)[1]
+    assert parallel.count == 3 and theta.shape == (3, 3, 2)
+    torch.testing.assert_close(theta, torch.cat([one(IMAGE), one(IMAGE), other(IMAGE)], 1))
+
+
 def test_it_starts_where_it_is_told():
     made = LocalisationNetwork(FCTrunk((2, 12, 14)), Translation(), starts=STARTS)
     assert torch.equal(made(IMAGE), STARTS.expand(3, 3, 2))
@@ -108,6 +126,13 @@ def test_a_copy_shares_nothing():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="at least one localisation network"):
         ParallelTransformers([], Affine())
+    for of_network, given in [
+        (Projective(), ThinPlateSpline((2, 2))),  # both have 8 parameters
+        (Translation(0.5), Translation(0.25)),
+        (ThinPlateSpline(reach=0.75), ThinPlateSpline()),
+    ]:
+        with pytest.raises(ValueError, match=r"network 1 predicts theta of .*: give both the same transform"):
+            ParallelTransformers([network(given), network(of_network)], given)
     with pytest.raises(ValueError, match=r"starts must be of shape \(K, 6\), not \(3, 2\)"):
         LocalisationNetwork(FCTrunk((2, 12, 14)), Affine(), starts=STARTS)
     with pytest.raises(ValueError, match="a head of your own sets its own start"):

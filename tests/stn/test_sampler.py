@@ -214,6 +214,9 @@ def test_in_an_image_of_integers_values_are_rounded(dtype):
 def test_large_integers_are_sampled_exactly():
     image = torch.tensor([[[[2**24 + 1, 2**31 - 1]]]])
     assert torch.equal(sample(image, regular_grid((1, 2), dtype=torch.float64)[None], mode="nearest"), image)
+    for dtype, largest in [(torch.uint32, 2**32 - 1), (torch.uint64, 2**40 + 1)]:
+        image = torch.tensor([[[[largest, 0]]]]).to(dtype)
+        assert sample(image, regular_grid((1, 2))[None], mode="nearest").flatten().tolist() == [largest, 0]
 
 
 def test_a_complex_image_is_refused():

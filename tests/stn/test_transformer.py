@@ -84,9 +84,22 @@ def test_start_sets_another_first_pose():
         torch.testing.assert_close(st(image)[0], expected, atol=1e-5, rtol=0)
 
 
-def test_start_of_another_length_is_refused():
+def test_a_start_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="start must have 6 numbers"):
         SpatialTransformer(FCTrunk((1, 8, 8)), Affine(), start=torch.zeros(2))
+    with pytest.raises(ValueError, match="a head of your own sets its own start"):
+        SpatialTransformer(FCTrunk((1, 8, 8)), Affine(), start=torch.zeros(6), head=nn.Linear(32, 6))
+
+
+def test_initialising_a_network_again_keeps_the_start():
+    start = torch.tensor([0.5, -0.25])
+    st = SpatialTransformer(FCTrunk((1, 8, 8)), Translation(), start=start)
+    before = st.localisation[1].weight.clone()
+    for module in st.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    assert not torch.equal(st.localisation[1].weight, before)
+    assert (st(torch.rand(2, 1, 8, 8))[1] == start).all()
 
 
 def test_all_parameters_get_gradients_once_the_head_has_moved(transform):

@@ -1,6 +1,7 @@
 """Every transform against an independent reference: numpy, scipy, or the paper's matrices."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -370,6 +371,23 @@ def test_pitfall_tps_gradient_at_the_control_points_themselves(shape):
     )
 
 
+def test_gradcheck_of_the_points(transform):
+    theta = near_identity(transform, 2, spread=0.1)
+    points = torch.tensor([[0.1, -0.3], [0.7, 0.2]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda points: transform.map_points(theta, points), points)
+
+
+def test_tps_has_a_finite_gradient_in_its_control_points():
+    """The basis is even around each of them, so there the rest of the spline decides."""
+    transform = ThinPlateSpline()
+    points = torch.tensor(control_grid(4, 4)).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda points: transform.map_points(near_identity(transform, 1, spread=0.1), points),
+        points,
+        atol=1e-4,
+    )
+
+
 def test_tps_keeps_grids_of_different_sizes_and_dtypes_apart():
     transform = ThinPlateSpline()
     theta = near_identity(transform, 1, spread=0.1)
@@ -385,6 +403,12 @@ def test_tps_keeps_grids_of_different_sizes_and_dtypes_apart():
 def test_tps_refuses_fewer_than_two_points_a_side(shape):
     with pytest.raises(ValueError, match="at least 2 x 2"):
         ThinPlateSpline(shape)
+
+
+@pytest.mark.parametrize("reach", [0.0, -1.0, math.nan, math.inf])
+def test_tps_refuses_a_lattice_without_extent(reach):
+    with pytest.raises(ValueError, match="needs a reach above 0"):
+        ThinPlateSpline(reach=reach)
 
 
 # -- composition -----------------------------------------------------------------------------------
@@ -478,3 +502,19 @@ def test_the_angle_of_a_pose_is_that_of_the_nearest_rotation():
         found = pose(Affine(), theta)
         assert found["angle"].item() == pytest.approx(np.degrees(np.arctan2(*rotation[::-1, 0])), abs=1e-2)
         assert found["scale"].item() == pytest.approx(np.sqrt(np.linalg.det(matrix)), abs=1e-4)
+
+
+def test_a_pose_is_exact_in_float64_and_under_autocast():
+    transform = ThinPlateSpline()
+    theta = near_identity(transform, 3, spread=0.1)
+    exact = pose(transform, theta)
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.testing.assert_close(pose(transform, theta), exact, atol=0, rtol=0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pose(transform, theta.float())
+    for key, value in exact.items():
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(found[key], value.float(), atol=5e-3, rtol=0)

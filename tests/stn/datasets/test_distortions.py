@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stn.datasets import distortions
 from stn.datasets.distortions import (
+    draw_clutter,
     elastic,
     project,
     rotate,
@@ -468,6 +469,15 @@ def test_the_digit_is_put_intact_at_a_uniform_whole_pixel_place():
         assert torch.equal(out[b, :, top[b] : top[b] + 6, left[b] : left[b] + 6], images[b])
     places = torch.bincount(top * 11 + left, minlength=121)
     assert len(places) == 121 and stats.chisquare(places).pvalue > UNLIKELY
+
+
+def test_patches_of_uint8_digits_are_those_of_their_floats():
+    images = (255 * noise_images(4, 28)).to(torch.uint8)
+    found, expected = (
+        draw_clutter(given, seeded(), images, canvas=60, patches=6, patch_size=6)
+        for given in (images, images.float() / 255)
+    )
+    assert found.cut.max() > 0 and all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("patches", [0, 1, 6])
