@@ -48,8 +48,9 @@ A claim **{HOLDS}** if all of its parts hold. It **{FAILS}** if any part does no
   of their recipe, so no verdict depends on it.
 - Schedules and data sets are never mixed, nor are the machines of durations. The seeds of a network may come from
   several machines and revisions, which [the results](README.md#every-run) list. Two networks are compared only if
-  schedule, optimiser, loss and training data have the same settings. A number of the paper stands only beside its own
-  data set. A network with runs of several configurations is not judged.
+  schedule, optimiser, loss and training data have the same settings, but for two that only transformers have: the
+  learning rate of the localisation network and the smoothing of theta's gradient. A number of the paper stands only
+  beside its own data set. A network with runs of several configurations is not judged.
 - An interval is about the training: it says how the number would vary with other seeds. The test images are the same
   for all seeds, and a number varies with them too. McNemar's test is about the images.
 - The intervals are not corrected for the number of parts. "All parts hold" needs no correction. One part of
@@ -100,7 +101,9 @@ def claims_page(
 def claims_table(
     claims: Sequence[Claim], results: Iterable[Result], benchmarks: Benchmarks, page: str
 ) -> str:
-    """The table that leads `claims_page`, with each claim in one setting: that with the most parts decided.
+    """The table that leads `claims_page`, with each claim in one setting.
+
+    It is the setting with the most parts decided; of those with as many, the one with the most seeds or rounds.
 
     Args:
         claims, results, benchmarks: as of `claims_page`.
@@ -111,7 +114,7 @@ def claims_table(
     """
     results = list(results)
     judged = [judge(claim, results, benchmarks) for claim in claims]
-    return _overview([min(each, key=lambda one: one.counts[OPEN]) for each in judged], str, page)
+    return _overview([min(each, key=lambda one: (one.counts[OPEN], -one.seen)) for each in judged], str, page)
 
 
 def write_claims(

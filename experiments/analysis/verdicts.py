@@ -108,6 +108,11 @@ class Judgement:
         return {verdict: sum(f.verdict == verdict for f in self.findings) for verdict in (HOLDS, FAILS, OPEN)}
 
     @property
+    def seen(self) -> int:
+        """The seeds or rounds behind all numbers."""
+        return sum(finding.number.n for finding in self.findings if finding.number)
+
+    @property
     def verdict(self) -> str:
         """Of the whole claim: it holds if all of its parts hold, and does not if any part does not."""
         if self.counts[FAILS]:

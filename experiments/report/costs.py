@@ -59,7 +59,9 @@ def costs_page(tables: Sequence[Table], results: Iterable[Result], missing: Miss
             "## Estimated: the runs that are missing",
             f"Three seeds of every cell, one run after the other, on {device}. The estimate takes the finished runs "
             "most like the missing one, for each image that they trained on; `python scripts/reproduce.py TABLE "
-            "--dry-run` names them. Runs that no finished one resembles are not in the sum.",
+            "--dry-run` names them. Runs that no finished one resembles are not in the sum. The hours are rough: the "
+            "machines were shared, runs of another precision count too, and so do runs of the same table whose images "
+            "are of another size.",
             _grid(["table", "schedule", "runs", "all runs", "of these without an estimate"], left, 2),
         ]
     return "\n\n".join(parts) + "\n"

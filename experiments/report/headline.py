@@ -43,9 +43,8 @@ def headline(table: Table, results: Iterable[Result], rows: Sequence[Row] = ROWS
         for row, overrides, label in sheet.lines
     ]
     grid = markdown_table(["", *part.columns.values()], lines, "l" + "c" * len(part.columns))
-    iterations = " / ".join(f"{count:,}" for count in sorted({run.iterations for run in sheet.results}))
     note = (
-        f"Schedule `{sheet.trainer}`, {iterations} iterations: mean ± sample standard deviation (number of seeds), and "
+        f"Schedule `{sheet.trainer}`, {sheet.length}: mean ± sample standard deviation (number of seeds), and "
         f"below it the paper's number. Bold: the best here of its column, if it is of at least {MIN_SEEDS} seeds."
     )
     return f"{grid}\n{note}\n"

@@ -224,10 +224,26 @@ class Sheet:
     @property
     def heading(self) -> str:
         """The title, the schedule, its iterations, and the data set where it is not the paper's."""
-        counts = sorted({result.iterations for result in self.results})
         data = "" if self.comparable else f", dataset {self.dataset}"
-        iterations = " / ".join(f"{count:,}" for count in counts)
-        return f"{self.table.title}: schedule {self.trainer}, {iterations} iterations{data}"
+        return f"{self.table.title}: schedule {self.trainer}, {self.length}{data}"
+
+    @property
+    def length(self) -> str:
+        """The iterations of its runs: the usual number, and columns with another, `8,000 iterations (RTS 12,000)`."""
+        of: dict[str, set[int]] = {}
+        for (_, _, column), cell in self.cells.items():
+            of.setdefault(column, set()).update(result.iterations for result in cell.results)
+        if any(len(counts) > 1 for counts in of.values()):
+            each = sorted(set[int]().union(*of.values()))
+            return f"{' / '.join(f'{count:,}' for count in each)} iterations"
+        single = {column: min(counts) for column, counts in of.items()}
+        usual = statistics.mode(sorted(single.values()))
+        others = [
+            f"{label} {single[column]:,}"
+            for column, label in self.table.columns.items()
+            if single.get(column, usual) != usual
+        ]
+        return f"{usual:,} iterations" + (f" ({', '.join(others)})" if others else "")
 
     def paper(self, row: Row, column: str) -> float | None:
         """The paper's number; None where it has none for this data set."""
@@ -280,8 +296,12 @@ class Sheet:
                 f"‡ {table.columns[column]}: {len(prints)} different test sets (fingerprints {which})."
             )
         machines, revisions = (sorted({getattr(run, key) for run in runs}) for key in ("device", "revision"))
+        precisions = sorted({run.precision or "unknown precision" for run in runs})
         count = f"{len(runs)} run" + ("s" if len(runs) != 1 else "")
-        notes.append(f"{count}; device: {', '.join(machines)}; git revision: {', '.join(revisions)}.")
+        notes.append(
+            f"{count}, in {' and '.join(precisions)}; device: {', '.join(machines)}; "
+            f"git revision: {', '.join(revisions)}."
+        )
         return notes
 
 

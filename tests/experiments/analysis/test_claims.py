@@ -216,6 +216,9 @@ def test_a_claim_holds_if_all_parts_do_and_does_not_if_any_does_not():
         "| [2](claims.md#claim-2) | It is so too. | \N{EM DASH} | not decided: no run yet | \N{EM DASH} |",
         "| [3](claims.md#claim-3) | And it is. | schedule fast | **holds** | 1 / 0 / 0 |",
     ]
+    near = runs(ST, [1.0, 2.0, 3.0]) + runs(CNN, [2.0, 2.5, 1.0])  # nothing decided, but of more seeds
+    (line,) = claims_table(claims[2:], papers + near, {}, "claims.md").splitlines()[2:]
+    assert "| schedule fast | not decided: the interval includes 0 |" in line
     (line,) = claims_table(claims[2:], papers + good[:2], {}, "claims.md").splitlines()[2:]
     assert "| schedule paper | not decided: 1 seed in common, 3 needed |" in line  # as many: the paper's
     (one,) = judge(Claim(1, "It is so.", "nowhere"), good, {})

@@ -196,6 +196,20 @@ def test_schedules_are_never_mixed(runs):
     assert "0.40" in text[paper:fast] and "0.70 ±" not in text[paper:fast] and "0.40" not in text[fast:]
 
 
+def test_a_column_of_another_length_and_every_precision_are_named(runs):
+    folder = runs(
+        result(0, iterations=8000, precision="fp32"),
+        result(1, iterations=8000, precision="bf16"),
+        result(0, model="cnn", transform=None, iterations=8000),
+        result(0, experiment="exp_b"),
+    )
+    text = render([TABLE], load_results([folder]))
+    assert "### Small: schedule fast, 8,000 iterations (B_1 12,000)\n" in text
+    assert "4 runs, in bf16 and fp32 and unknown precision; device" in text
+    runs(result(2, iterations=9000))
+    assert "schedule fast, 8,000 / 9,000 / 12,000 iterations\n" in render([TABLE], load_results([folder]))
+
+
 def test_other_dataset_stands_alone_without_the_papers_numbers(runs, tmp_path):
     folder = runs(result(0, 0.6), result(0, 5.0, dataset="digits"))
     mnist, digits = sheets([TABLE], load_results([folder]))
