@@ -139,6 +139,10 @@ def landscape_of_run(
     if images < 1:
         raise UserError(f"--images {images} is not valid: it is a whole number from 1.")
     data, model, config = load_run(folder, dict(circumstances))
+    if data.num_classes is None:
+        raise UserError(
+            f"{folder} is no classification, and the landscape is that of a classification's loss."
+        )
     parallel = getattr(model, "transformers", None)
     kept: list[tuple[Tensor, ...]] = []
     every = max(len(data.test.labels) // images, 1)

@@ -204,13 +204,17 @@ def seconds_per_step(training: Training) -> float:
     Returns:
         The median of three steps after a warm-up, in seconds.
     """
-    model, stream = copy.deepcopy(training.model).train(), copy.deepcopy(training.stream)
+    # Together, so that the copied optimizer has the copied parameters. The schedule is not stepped with it.
+    model, optimizer, stream = copy.deepcopy((training.model, training.optimizer, training.stream))
+    model.train()
     state, times = random_state(), []
     for _ in range(4):
         start = time.perf_counter()
+        optimizer.zero_grad()
         with training.compute.autocast():
             loss, sums, _ = training.task.loss(model, stream.next_batch())
         loss.backward()
+        optimizer.step()
         sums["loss"].item()  # waits for a GPU
         times.append(time.perf_counter() - start)
     restore_random_state(state)

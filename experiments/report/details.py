@@ -5,7 +5,6 @@ results/runs/<experiment>/<run>.json, has them in results/details/<experiment>/<
 which test images it has right.
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from experiments.engine.build import UserError
 from experiments.engine.files import write_atomically
+from experiments.engine.history import read_history
 from stn.files import load_tensors
 
 POINTS = 200  # at most so many of a published curve
@@ -143,12 +143,10 @@ def curves(result: Path) -> dict[str, Curve]:
     """
     logged: dict[str, Curve] = {}
     if result.name == "result.json":
-        path = result.parent / "metrics.jsonl"
-        for line in path.read_text().splitlines() if path.exists() else []:
-            entry = json.loads(line)
+        for step, entry in read_history(result.parent / "metrics.jsonl"):
             for name in entry:
                 if name.startswith(LOGGED):
-                    logged.setdefault(name, {})[entry["step"]] = entry[name]
+                    logged.setdefault(name, {})[step] = entry[name]
         return logged
     for name, points in _published(result).items():
         if name.startswith(LOGGED):

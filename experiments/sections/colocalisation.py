@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from experiments.engine import checkpoint
 from experiments.engine.build import UserError
 from experiments.engine.interfaces import Aux, Batch, Sums, Task
-from experiments.engine.run import load_run
+from experiments.engine.loading import load_network
 from experiments.engine.task import Classification
 from experiments.report import Claim, Level, Result, Row, Section, Table, runs_in
 from experiments.report.subject import Score, Subject, Words
@@ -108,7 +108,8 @@ def embedding(run_dir: str, *, data_dir: str | None = None) -> Embedding:
         raise UserError(
             f"{folder} has no result.json: task.embedding.run_dir= names a finished run of model=cnn, or nothing."
         )
-    _, model, _ = load_run(folder, {"data_dir": data_dir})
+    # Not `load_run`: it seeds, and every seed of the task would train with the same noise.
+    model = load_network(folder, {"data_dir": data_dir}).network
     if not isinstance(model, CNN):
         raise UserError(
             f"{folder} holds a {type(model).__name__}, and crops are described by a CNN: model=cnn."

@@ -272,6 +272,10 @@ def test_right_is_kept_once_beside_what_was_kept(tmp_path, monkeypatch):
     assert details.right(other.path).tolist() == [True, False, False]
     assert details.predictions(one.path).tolist() == [3, 1, 2]
     assert details.curves(one.path) == {"train/loss": {1: 0.5, 2: 0.25}}
+    run_directory = tmp_path / "torn"
+    run_directory.mkdir()
+    (run_directory / "metrics.jsonl").write_text('{"step": 1, "train/loss": 0.5}\n{"step": 2, "train/lo')
+    assert details.curves(run_directory / "result.json") == {"train/loss": {1: 0.5}}
     assert details.right(bare.path) is None
 
 

@@ -1,6 +1,8 @@
 """The loss's landscape over theta: a smooth one, where every step says the same, and one with ripples."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +66,13 @@ def test_from_a_run_to_the_files(configure, tmp_path):
     assert json.loads(json.dumps(found)) == found
     assert "mnist_rts" in markdown(found)
     assert picture(found, tmp_path / "a" / "landscape.png").stat().st_size > 5000
+
+
+def test_a_run_without_classes_has_none(monkeypatch):
+    data = SimpleNamespace(num_classes=None)
+    monkeypatch.setattr("experiments.analysis.landscape.load_run", lambda *_: (data, nn.Linear(2, 2), {}))
+    with pytest.raises(UserError, match="is no classification"):
+        landscape_of_run(Path("a localiser"), {})
 
 
 def test_a_network_without_transformers_has_none(configure, tmp_path):

@@ -1,5 +1,6 @@
 """One step, eager or as a CUDA graph; what a run computes on."""
 
+import time
 from contextlib import nullcontext
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from experiments.engine.build import UserError
 from experiments.engine.compute import Compute, choose
-from experiments.engine.loop import Training
+from experiments.engine.loop import Training, seconds_per_step
 from experiments.engine.optim import make_optimizer, one_cycle
 from experiments.engine.step import EagerStep, GraphStep, make_step
 from experiments.engine.task import Classification
@@ -38,6 +39,27 @@ def training(optimizer="sgd", device="cpu", distort=distortions.rotate):
 
 def step_of(t, graph=False):
     return make_step(t.model, t.optimizer, t.stream, t.task, nullcontext, graph=graph)
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_the_measured_time_has_the_optimizer_in_it_and_changes_nothing(optimizer, monkeypatch):
+    measured, untouched = training(optimizer), training(optimizer)
+    update = type(measured.optimizer).step
+
+    def slow(self, *args, **options):
+        assert self is not measured.optimizer
+        time.sleep(0.2)
+        return update(self, *args, **options)
+
+    monkeypatch.setattr(type(measured.optimizer), "step", slow)
+    assert seconds_per_step(measured) >= 0.2
+    monkeypatch.undo()
+    for one in (measured, untouched):
+        step_of(one)()
+        one.schedule.step()
+    for a, b in zip(measured.model.parameters(), untouched.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert measured.schedule.state_dict() == untouched.schedule.state_dict()
 
 
 def test_an_eager_step_is_the_textbook_one():

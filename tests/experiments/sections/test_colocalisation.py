@@ -283,6 +283,17 @@ def test_the_same_numbers_whether_the_embedding_is_there_or_not(configure):
     assert third.metrics == first.metrics  # 99 is no limit: there are fewer
 
 
+def test_loading_the_embedding_leaves_the_noise_to_the_seed(configure, tmp_path):
+    run(configure("experiment=mnist_r", "model=cnn", *TINY))
+    folder = next((tmp_path / "outputs" / "mnist_r").glob("*/seed_0"))
+    noise = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        embedding(str(folder))
+        noise.append(torch.randn(4))
+    assert not torch.equal(*noise)
+
+
 def test_an_embedding_of_another_kind_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no result\.json: task\.embedding\.run_dir="):
         embedding(str(tmp_path))
