@@ -27,6 +27,12 @@ class RunSweeper(BasicSweeper):
         self.file = file
 
     def sweep(self, arguments: list[str]) -> Any:
+        from experiments.engine.cli import one_sentence_errors
+
+        with one_sentence_errors():  # here, since Hydra shows all but the end of the program as a traceback
+            return self._sweep(arguments)
+
+    def _sweep(self, arguments: list[str]) -> Any:
         from experiments.engine.run import check  # torch takes seconds to import
         from experiments.sweeps.job import INTERRUPTED, Job, exit_status
         from experiments.sweeps.sweep import sweep
@@ -53,6 +59,10 @@ class RunSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         if self.file is None:
             return self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)[0]
+        if not Path(self.file).is_file():
+            raise FileNotFoundError(
+                f"hydra.sweeper.file={self.file} is no file: name one with a run on each line."
+            )
         lines = Path(self.file).read_text().splitlines()
         return [[*shlex.split(line), *arguments] for line in lines if line.strip()]
 

@@ -16,7 +16,7 @@ from experiments.engine.compute import choose
 from experiments.engine.configuration import configuration
 from experiments.engine.files import write_json
 from experiments.engine.identity import current_name, differences, identity, leaves, stored
-from experiments.engine.initial import weights_sha256
+from experiments.engine.initial import sha256_of
 from experiments.engine.interfaces import Data, Task
 from experiments.engine.loading import Trained, load_network
 from experiments.engine.overrides import Overrides, word
@@ -106,7 +106,7 @@ def evaluate_run(run: Path, words: Iterable[str] = ()) -> tuple[Evaluation, Path
         "overrides": given.without("data_dir", "output_dir").words,
         "differs": differs,
         "test_fingerprint": data.test.fingerprint,
-        "weights": weights_sha256(run),
+        "weights": sha256_of(trained.network.state_dict()),  # not of the file, which may be another by now
         **git_revision(),
         "versions": versions(),
         "device": compute.name,

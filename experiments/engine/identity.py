@@ -131,7 +131,8 @@ def config_hash(config: DictConfig | Mapping[str, Any]) -> str:
 
 def transform_name(config: DictConfig | Mapping[str, Any]) -> str | None:
     """The transform's name in the tables; None for a network without a transformer."""
-    return config["model"]["transform"]["name"] if "transform" in config["model"] else None
+    transform = config["model"].get("transform")
+    return None if transform is None else transform["name"]
 
 
 def differences(theirs: Any, ours: Any) -> list[str]:

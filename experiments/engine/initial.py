@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,15 @@ def weights_sha256(run: str | Path) -> str:
 
 @lru_cache(maxsize=64)
 def _weights_sha256(path: Path, modified: int) -> str:
+    return sha256_of(_weights(path))
+
+
+def sha256_of(weights: Mapping[str, Tensor]) -> str:
+    """As `weights_sha256`, of weights that have been read."""
     digest = hashlib.sha256()
-    for name, value in sorted(_weights(path).items()):
+    for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-        digest.update(value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

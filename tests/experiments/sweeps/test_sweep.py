@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from experiments.engine import rundir
 from experiments.engine.build import UserError
 from experiments.engine.cli import BUSY
 from experiments.engine.configuration import composing
+from experiments.engine.identity import transform_name
 from experiments.engine.run import check, run
 from experiments.engine.rundir import run_dir
 from experiments.sections import TABLES
@@ -194,6 +196,20 @@ def test_the_sweeper_ends_the_program_as_its_runs_ended(monkeypatch, configure, 
         with pytest.raises(SystemExit) as ended:
             sweeper.sweep([])
         assert ended.value.code == 1
+
+
+def test_the_sweeper_ends_with_one_sentence_where_it_cannot_begin(monkeypatch, configure, capsys, tmp_path):
+    sweeper = RunSweeper.__new__(RunSweeper)
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": configure().output_dir}}})
+    sweeper.launcher, sweeper.file, sweeper.hydra_context = object(), str(tmp_path / "none.txt"), MagicMock()
+    with pytest.raises(SystemExit) as ended:
+        sweeper.sweep([])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and "none.txt is no file: name one" in said
+    asked = ("experiment=mnist_r", "model=st_cnn", "model.transform=null")
+    with pytest.raises(UserError, match=r"model\.transform=null does not fit"):
+        check(configure(*asked))
+    assert transform_name(configure(*asked)) is None  # so that a sweep can name the run that it refuses
 
 
 def test_why_a_run_failed_is_kept_in_its_directory_until_it_runs_again(configure):
