@@ -142,7 +142,7 @@ def test_runs_measure_the_pose_keep_the_angles_and_stand_in_both_tables(configur
     assert line.split("|")[3].strip() == "180 ± 14 (2)†"
     assert f"{metrics['test_pose_concentration']:.2f} ± 0.00" in line
     assert next(line for line in second if line.startswith("| 0 to 180")).split("|")[5].strip()[:4] == "180 "
-    assert any(line.startswith("- 2 runs;") for line in first)
+    assert any(line.startswith("- 2 runs, in fp32; ") for line in first)
 
 
 def test_the_claim_asks_how_far_the_mean_pose_is_from_the_middle_and_whether_digits_share_it():
