@@ -55,6 +55,14 @@ def test_on_its_own_data_it_gives_the_numbers_of_result_json(folder, script):
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+def test_the_hash_is_of_the_weights_that_were_tested(folder, monkeypatch):
+    tested = weights_sha256(folder)
+    # The training goes on, and writes another checkpoint, once the network is loaded.
+    monkeypatch.setattr(evaluate, "check", lambda cfg: (folder / "last.pt").write_bytes(b"another"))
+    _, path = evaluate_run(folder, ["device=cpu", "threads=1"])
+    assert json.loads(path.read_text())["weights"] == tested
+
+
 def test_the_figures_of_a_run_are_drawn_again(folder, script):
     before = (folder / "result.json").read_bytes()
     code, said, _ = script("evaluate.py", "--figures", str(folder))

@@ -206,10 +206,13 @@ def test_the_sweeper_ends_with_one_sentence_where_it_cannot_begin(monkeypatch, c
         sweeper.sweep([])
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.count("\n") == 1 and "none.txt is no file: name one" in said
+
+
+def test_a_run_whose_transform_is_null_has_a_name_and_is_refused(configure):
     asked = ("experiment=mnist_r", "model=st_cnn", "model.transform=null")
     with pytest.raises(UserError, match=r"model\.transform=null does not fit"):
         check(configure(*asked))
-    assert transform_name(configure(*asked)) is None  # so that a sweep can name the run that it refuses
+    assert transform_name(configure(*asked)) is None  # a sweep names a run before it checks it
 
 
 def test_why_a_run_failed_is_kept_in_its_directory_until_it_runs_again(configure):
